@@ -1,0 +1,192 @@
+//! Revocations: an authority takes a node out, for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minicbor::{Decode, Encode};
+
+use super::anchor::TrustAnchor;
+use super::armor::{self, ArmorKind};
+use super::certificate::{Certificate, SignedCertificate};
+use super::cose::{self, Envelope, ObjectError, ObjectKind};
+use super::id::{MeshId, NodeId};
+use super::key::{SigningSecret, VerifyingKey, WireguardKey};
+use super::name::NodeName;
+use crate::time::UnixTime;
+
+const KIND: ObjectKind = ObjectKind::Revocation;
+
+/// What a revocation says.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Revocation {
+    /// The mesh.
+    #[n(0)]
+    pub mesh: MeshId,
+    /// The node that is out.
+    #[n(1)]
+    pub node: NodeId,
+    /// Its tunnel key, which is out under any name.
+    #[n(2)]
+    pub wireguard_key: WireguardKey,
+    /// Its signing key, which is out under any name.
+    #[n(3)]
+    pub verifying_key: VerifyingKey,
+    /// Its name, for people; the name itself may be given to another node.
+    #[n(4)]
+    pub name: NodeName,
+    /// When it was revoked.
+    #[n(5)]
+    pub at: UnixTime,
+    /// When its last certificate expires: until then the revocation must be remembered.
+    #[n(6)]
+    pub not_after: UnixTime,
+}
+
+/// A revocation whose signature was checked. Two may differ in bytes and take out the same node; both hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedRevocation {
+    revocation: Revocation,
+    bytes: Box<[u8]>,
+}
+
+impl Revocation {
+    /// The revocation of the node that has this certificate.
+    pub fn of(certificate: &Certificate, at: UnixTime) -> Self {
+        Self {
+            mesh: certificate.mesh,
+            node: certificate.node,
+            wireguard_key: certificate.wireguard_key,
+            verifying_key: certificate.verifying_key,
+            name: certificate.name.clone(),
+            at,
+            not_after: certificate.not_after,
+        }
+    }
+
+    /// Whether it takes out the node of this certificate: by node id, or by either key.
+    pub fn refuses(&self, certificate: &Certificate) -> bool {
+        self.node == certificate.node
+            || self.wireguard_key == certificate.wireguard_key
+            || self.verifying_key == certificate.verifying_key
+    }
+}
+
+impl SignedRevocation {
+    /// Checks signature and encoding against the mesh's trust anchor.
+    ///
+    /// # Errors
+    /// Anything but exactly what an authority of this mesh signed.
+    pub fn verify(bytes: &[u8], anchor: &TrustAnchor) -> Result<Self, ObjectError> {
+        let envelope = Envelope::open(KIND, bytes)?;
+        let revocation: Revocation = envelope.decode()?;
+        if revocation.mesh != anchor.mesh {
+            return Err(ObjectError::Foreign { kind: KIND, what: "mesh" });
+        }
+        if !anchor.authorities.iter().any(|key| envelope.signed_by(key)) {
+            return Err(ObjectError::Signature { kind: KIND, signer: "an authority of this mesh" });
+        }
+        Ok(Self { revocation, bytes: bytes.into() })
+    }
+
+    /// Signs a revocation.
+    pub(super) fn sign(
+        revocation: &Revocation,
+        anchor: &TrustAnchor,
+        secret: &SigningSecret,
+    ) -> Result<Self, ObjectError> {
+        Self::verify(&cose::sign(KIND, revocation, secret)?, anchor)
+    }
+
+    /// Returns what it says.
+    pub fn revocation(&self) -> &Revocation {
+        &self.revocation
+    }
+
+    /// Returns the exact signed bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Writes the revocation file.
+    pub fn to_armor(&self) -> String {
+        armor::write(ArmorKind::Revocation, &self.bytes)
+    }
+
+    /// Reads and verifies a revocation file.
+    ///
+    /// # Errors
+    /// As [`SignedRevocation::verify`], and text that is no revocation file.
+    pub fn from_armor(text: &str, anchor: &TrustAnchor) -> Result<Self, ObjectError> {
+        Self::verify(&armor::read(ArmorKind::Revocation, text)?, anchor)
+    }
+}
+
+/// All revocations a node knows. Adding is the only change: no message, order or age of messages takes one out again.
+#[derive(Clone, Debug, Default)]
+pub struct Revocations {
+    by_node: BTreeMap<NodeId, Vec<SignedRevocation>>,
+    wireguard: BTreeSet<WireguardKey>,
+    verifying: BTreeSet<VerifyingKey>,
+}
+
+impl Revocations {
+    /// The most revocations of one node: its keys may have changed between two.
+    pub const MAX_PER_NODE: usize = 8;
+    /// The most nodes: four times the members of the largest mesh. Only the authority can fill it.
+    pub const MAX_NODES: usize = 16_384;
+
+    /// Adds a revocation; says whether it says anything new, and so should be passed on.
+    pub fn insert(&mut self, signed: SignedRevocation) -> bool {
+        let revocation = signed.revocation();
+        let (node, wireguard, verifying) = (revocation.node, revocation.wireguard_key, revocation.verifying_key);
+        let known = self.by_node.contains_key(&node);
+        if known && self.wireguard.contains(&wireguard) && self.verifying.contains(&verifying) {
+            return false;
+        }
+        if !known && self.by_node.len() >= Self::MAX_NODES {
+            return false;
+        }
+        let list = self.by_node.entry(node).or_default();
+        if list.len() >= Self::MAX_PER_NODE {
+            return false;
+        }
+        self.wireguard.insert(wireguard);
+        self.verifying.insert(verifying);
+        list.push(signed);
+        true
+    }
+
+    /// Whether the node of this certificate is out: by its id, by either key, or because the member that issued the
+    /// certificate under a delegation is out.
+    pub fn refuses(&self, signed: &SignedCertificate) -> bool {
+        let certificate = signed.certificate();
+        let issuer = match signed.issuer() {
+            super::certificate::Issuer::Delegate(key) => self.verifying.contains(&key),
+            super::certificate::Issuer::Authority(_) => false,
+        };
+        self.by_node.contains_key(&certificate.node)
+            || self.refuses_key(&certificate.wireguard_key)
+            || self.verifying.contains(&certificate.verifying_key)
+            || issuer
+    }
+
+    /// Whether this tunnel key is out.
+    pub fn refuses_key(&self, key: &WireguardKey) -> bool {
+        self.wireguard.contains(key)
+    }
+
+    /// All of them, by node.
+    pub fn iter(&self) -> impl Iterator<Item = &SignedRevocation> {
+        self.by_node.values().flatten()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_node.values().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+}
