@@ -16,8 +16,8 @@ use crate::time::UnixTime;
 
 /// The first field number that a reader may skip when it does not know it.
 pub const FIRST_OPTIONAL_FIELD: u64 = 64;
-/// Payload map, array, element: nothing of ours nests deeper.
-const MAX_DEPTH: u32 = 4;
+/// Book of invites, invite, admission, list of prefixes, prefix: nothing of ours nests deeper.
+const MAX_DEPTH: u32 = 5;
 /// The last second of the year 9999: later times have no RFC 3339 form.
 const MAX_TIME: u64 = 253_402_300_799;
 
@@ -277,7 +277,7 @@ pub mod octets_list {
 
     /// Writes an array of byte strings.
     pub fn encode<C, T: Octets, W: Write>(
-        values: &Vec<T>,
+        values: &[T],
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), EncodeError<W::Error>> {
@@ -340,6 +340,35 @@ mod tests {
         refused(&[0xa3, 0x00, 0x01, 0x01, 0xf5, 0x02, 0x80, 0x00]); // more behind
         refused(&[0xa3, 0x00, 0x01, 0x01, 0xf5, 0x02, 0x81, 0x45, 10, 0, 0, 1, 8]); // host bits
         refused(&[0xa3, 0x00, 0x01, 0x01, 0xf5, 0x02, 0x81, 0x45, 10, 0, 0, 0, 33]); // prefix length
+    }
+
+    /// Reads every number as an even one.
+    #[derive(Debug, PartialEq)]
+    struct Lossy(u64);
+
+    impl<C> Encode<C> for Lossy {
+        fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+            e.u64(self.0)?.ok()
+        }
+    }
+
+    impl<'b, C> Decode<'b, C> for Lossy {
+        fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+            Ok(Lossy(d.u64()? & !1))
+        }
+    }
+
+    #[derive(Debug, PartialEq, Encode, Decode)]
+    #[cbor(map)]
+    struct Forgetful {
+        #[n(0)]
+        number: Lossy,
+    }
+
+    #[test]
+    fn what_a_decoder_would_lose_is_refused() {
+        assert_eq!(decode_strict(&[0xa1, 0x00, 0x06]), Ok(Forgetful { number: Lossy(6) }));
+        assert!(decode_strict::<Forgetful>(&[0xa1, 0x00, 0x07]).is_err());
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub struct Certificate {
     /// The first second in which it no longer holds.
     #[n(14)]
     pub not_after: UnixTime,
-    /// Of two certificates of one node the higher serial holds.
+    /// Of two certificates of one node the one issued later holds; of one second, the one with the higher serial.
     #[n(15)]
     pub serial: u64,
     /// The delegation under which a member issued it; absent where an authority did.
@@ -115,7 +115,7 @@ pub struct Term {
 pub enum Issuer {
     /// An authority of the mesh.
     Authority(VerifyingKey),
-    /// A member, under a delegation of an authority. Where that member is revoked, so should be what it issued.
+    /// A member, under a delegation of an authority; see `Revocations::refuses_issuer`.
     Delegate(VerifyingKey),
 }
 
@@ -281,6 +281,12 @@ impl SignedCertificate {
         let bytes = cose::sign(KIND, certificate, secret)?;
         // Read back as a stranger would: what we issue is what everyone accepts.
         Self::verify(&bytes, anchor)
+    }
+
+    /// Says whose certificate the bytes claim to be, so that a copy of one that is held is recognised cheaply. Nothing else is
+    /// checked.
+    pub fn peek_node(bytes: &[u8]) -> Option<NodeId> {
+        Envelope::open(KIND, bytes).and_then(|envelope| envelope.decode::<Certificate>()).ok().map(|shown| shown.node)
     }
 
     /// Returns what it says.

@@ -9,8 +9,7 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 
 use super::cbor;
-use super::key::{KeyError, SigningSecret, VerifyingKey};
-use super::name::NameError;
+use super::key::{SigningSecret, VerifyingKey};
 
 /// The kinds of signed objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +114,6 @@ pub enum ObjectError {
         /// The rule that is broken.
         problem: String,
     },
-    /// A key that cannot be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// A name that cannot be used.
-    #[error(transparent)]
-    Name(#[from] NameError),
     /// The text around the bytes is wrong.
     #[error(transparent)]
     Armor(#[from] super::armor::ArmorError),

@@ -355,6 +355,23 @@ mod tests {
     }
 
     #[test]
+    fn signatures_with_a_point_of_low_order_are_refused() {
+        // R is the neutral point and s = k·a, computed from the secret: the plain equation of RFC 8032 §5.1.7 holds.
+        let s = [
+            0x8d, 0x1e, 0x7a, 0xd3, 0xa1, 0x6b, 0xa5, 0xcf, 0x43, 0x55, 0x70, 0xcb, 0xc0, 0xa3, 0xbd, 0x34, 0xe1, 0xb3,
+            0xec, 0x01, 0x3e, 0x02, 0x89, 0xdb, 0x0b, 0x7b, 0x12, 0x1a, 0xa3, 0x0f, 0xe9, 0x03,
+        ];
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        signature[32..].copy_from_slice(&s);
+        let key = keys().signing.public();
+        let loose = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes()).unwrap();
+        assert!(ed25519_dalek::Verifier::verify(&loose, b"meshd", &Signature::from_bytes(&signature)).is_ok());
+        assert!(!key.verify(b"meshd", &signature));
+        assert!(key.verify(b"meshd", &keys().signing.sign(b"meshd")));
+    }
+
+    #[test]
     fn two_sides_agree() {
         let (a, b) = (WireguardSecret::from_bytes(&[1; 32]), WireguardSecret::from_bytes(&[2; 32]));
         let (ab, ba) = (a.agree(&b.public()).unwrap(), b.agree(&a.public()).unwrap());

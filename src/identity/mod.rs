@@ -8,26 +8,39 @@ mod admission;
 mod anchor;
 pub mod armor;
 mod authority;
+mod authority_file;
 pub(crate) mod cbor;
 mod certificate;
 mod cose;
 mod delegation;
 mod id;
+mod invite;
 mod key;
+mod ledger;
+mod ledger_file;
 mod name;
 mod record;
+mod request;
 mod revocation;
+#[cfg(test)]
+pub(crate) mod testing;
+mod token;
 
 pub use admission::{Admission, overlap};
 pub use anchor::{AnchorError, TrustAnchor, overlay_v6};
 pub use authority::Authority;
+pub use authority_file::{AuthorityFile, AuthorityFileError, PassphraseCost};
 pub use certificate::{Certificate, Issuer, Permissions, SignedCertificate, Term, Validity};
 pub use cose::{ObjectError, ObjectKind};
 pub use delegation::{Delegation, DelegationTerms, SignedDelegation};
 pub use id::{IdError, InviteId, MeshId, NodeId};
+pub use invite::{Grant, Invite, InviteBook, InviteBookError, InviteState, Presentation, Refusal};
 pub use key::{
     KeyError, NodeKeys, NodeKeysError, PublicKeys, SigningSecret, VerifyingKey, WireguardKey, WireguardSecret,
 };
+pub use ledger::{Ledger, LedgerEntry, LedgerError, Wish};
 pub use name::{NameError, NodeName, Tag};
 pub use record::{Record, SignedRecord};
+pub use request::{Request, SignedRequest};
 pub use revocation::{Revocation, Revocations, SignedRevocation};
+pub use token::{InviteKey, InviteSecret, Token, TokenError};

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::anchor::TrustAnchor;
 use super::armor::{self, ArmorKind};
-use super::certificate::{Certificate, SignedCertificate};
+use super::certificate::{Certificate, Issuer, SignedCertificate};
 use super::cose::{self, Envelope, ObjectError, ObjectKind};
 use super::id::{MeshId, NodeId};
 use super::key::{SigningSecret, VerifyingKey, WireguardKey};
@@ -156,18 +156,23 @@ impl Revocations {
         true
     }
 
-    /// Whether the node of this certificate is out: by its id, by either key, or because the member that issued the
-    /// certificate under a delegation is out.
-    pub fn refuses(&self, signed: &SignedCertificate) -> bool {
-        let certificate = signed.certificate();
-        let issuer = match signed.issuer() {
-            super::certificate::Issuer::Delegate(key) => self.verifying.contains(&key),
-            super::certificate::Issuer::Authority(_) => false,
-        };
+    /// Whether the node of this certificate is out: by its id, or by either key.
+    pub fn refuses(&self, certificate: &Certificate) -> bool {
         self.by_node.contains_key(&certificate.node)
             || self.refuses_key(&certificate.wireguard_key)
             || self.verifying.contains(&certificate.verifying_key)
-            || issuer
+    }
+
+    /// Whether the member that issued this certificate under a delegation is out.
+    ///
+    /// Nodes that were let in before stay: the authority chose them, and taking a server out of service must not cut
+    /// off those it once let in. A certificate not seen before, though, should be refused: the stolen key may have
+    /// made it.
+    pub fn refuses_issuer(&self, signed: &SignedCertificate) -> bool {
+        match signed.issuer() {
+            Issuer::Delegate(key) => self.verifying.contains(&key),
+            Issuer::Authority(_) => false,
+        }
     }
 
     /// Whether this tunnel key is out.

@@ -1,6 +1,13 @@
 //! Every byte format of ours, one file per message. Pure.
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod drop;
+pub mod introduction;
+pub mod join;
+pub mod overlay;
+pub mod probe;
+mod sealed;
 
 pub use drop::DropReason;
+pub use sealed::Recipient;

@@ -1,0 +1,290 @@
+//! Control messages between two nodes, inside their tunnel (docs/protocol.md §6).
+//!
+//! One message is one UDP payload on [`crate::wire::overlay::CONTROL_PORT`]: the byte [`KIND`], then a CBOR array
+//! `[type, body]`, where the body is a map with numbered fields. An unknown type is skipped, an unknown field is skipped,
+//! so that a newer and an older node share a mesh. Probes have a fixed layout of their own ([`crate::wire::probe`]).
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Decoder, Encode, Encoder};
+
+use crate::identity::NodeId;
+
+/// First byte of a control message.
+pub const KIND: u8 = 0x10;
+
+/// Largest control message in bytes. With the overlay headers (48), padding and WireGuard's own 32 bytes it stays below
+/// 1,280 + 20, so that it crosses every path that carries IPv6, before any path MTU is known.
+pub const MAX_MESSAGE: usize = 1200;
+
+/// Number of digest buckets: a node belongs to the bucket of its id's first four bits. Sixteen keep a digest below 200
+/// bytes while a difference in one member of 200 costs a summary of some twelve entries.
+pub const BUCKETS: usize = 16;
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlMessage {
+    /// What the sender knows, condensed.
+    Digest(Digest),
+    /// What the sender knows in a range of node ids, entry by entry.
+    Summary(Summary),
+    /// Signed objects.
+    Items(Items),
+    /// Asks for signed objects.
+    Want(Want),
+    /// Asks an authority node for a fresh certificate of the sender.
+    RenewalRequest,
+    /// The fresh certificate.
+    RenewalReply(RenewalReply),
+    /// Which revocations the sender holds in a range of node ids.
+    RevocationSummary(RevocationSummary),
+}
+
+/// What a node knows, condensed to one sum per bucket; equal digests mean equal knowledge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Digest {
+    /// One sum per bucket, [`BUCKETS`] of them.
+    #[n(0)]
+    pub buckets: Vec<u64>,
+    /// The sum over all revocations.
+    #[n(1)]
+    pub revocations: u64,
+}
+
+/// What a node knows of the members with `from <= id <= to`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Summary {
+    /// First node id of the range, 16 bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub from: [u8; 16],
+    /// Last node id of the range, 16 bytes.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub to: [u8; 16],
+    /// The entries, in ascending order of id.
+    #[n(2)]
+    pub entries: Vec<SummaryEntry>,
+}
+
+/// The revocations a node holds for node ids with `from <= id <= to`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RevocationSummary {
+    /// First node id of the range, 16 bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub from: [u8; 16],
+    /// Last node id of the range, 16 bytes.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub to: [u8; 16],
+    /// The revoked node ids, ascending.
+    #[n(2)]
+    pub nodes: Vec<ByteVec>,
+}
+
+/// The versions a node holds of one member's objects.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SummaryEntry {
+    /// The member's node id, 16 bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub node: [u8; 16],
+    /// When the certificate was issued, in seconds: the later one replaces the earlier one.
+    #[n(1)]
+    pub certificate: u64,
+    /// The certificate's serial, which orders two certificates of the same second.
+    #[n(2)]
+    pub serial: u64,
+    /// The record's sequence; 0 where there is no record.
+    #[n(3)]
+    pub sequence: u64,
+}
+
+/// Signed objects, each encoded as it was signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Items {
+    /// Certificates.
+    #[n(0)]
+    pub certificates: Vec<ByteVec>,
+    /// Records.
+    #[n(1)]
+    pub records: Vec<ByteVec>,
+    /// Revocations.
+    #[n(2)]
+    pub revocations: Vec<ByteVec>,
+}
+
+/// Asks for objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Want {
+    /// Node ids whose certificate is wanted.
+    #[n(0)]
+    pub certificates: Vec<ByteVec>,
+    /// Node ids whose record is wanted.
+    #[n(1)]
+    pub records: Vec<ByteVec>,
+    /// Node ids whose revocation is wanted.
+    #[n(2)]
+    pub revocations: Vec<ByteVec>,
+}
+
+/// A renewed certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RenewalReply {
+    /// The signed certificate.
+    #[n(0)]
+    pub certificate: ByteVec,
+}
+
+/// Why a control message was not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlError {
+    /// Longer than [`MAX_MESSAGE`], or no CBOR of the right shape.
+    Malformed,
+    /// A type this version does not know: skipped without blame.
+    Unknown,
+}
+
+impl ControlMessage {
+    fn type_number(&self) -> u8 {
+        match self {
+            ControlMessage::Digest(_) => 1,
+            ControlMessage::Summary(_) => 2,
+            ControlMessage::Items(_) => 3,
+            ControlMessage::Want(_) => 4,
+            ControlMessage::RenewalRequest => 5,
+            ControlMessage::RenewalReply(_) => 6,
+            ControlMessage::RevocationSummary(_) => 7,
+        }
+    }
+
+    /// Encodes the message, with its leading [`KIND`] byte.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![KIND];
+        let mut encoder = Encoder::new(&mut out);
+        // Writing to a Vec cannot fail, and the bodies hold nothing that cannot be encoded.
+        let ok = encoder.array(2).and_then(|e| e.u8(self.type_number())).is_ok()
+            && match self {
+                ControlMessage::Digest(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Summary(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Items(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Want(body) => encoder.encode(body).is_ok(),
+                ControlMessage::RenewalRequest => encoder.map(0).is_ok(),
+                ControlMessage::RenewalReply(body) => encoder.encode(body).is_ok(),
+                ControlMessage::RevocationSummary(body) => encoder.encode(body).is_ok(),
+            };
+        debug_assert!(ok, "control messages encode into memory");
+        out
+    }
+
+    /// Decodes a message from a UDP payload that starts with [`KIND`].
+    ///
+    /// # Errors
+    /// [`ControlError`]; the caller counts a malformed one against its sender.
+    pub fn decode(payload: &[u8]) -> Result<Self, ControlError> {
+        let malformed = |_| ControlError::Malformed;
+        if payload.len() > MAX_MESSAGE || payload.first() != Some(&KIND) {
+            return Err(ControlError::Malformed);
+        }
+        let mut decoder = Decoder::new(&payload[1..]);
+        if decoder.array().map_err(malformed)? != Some(2) {
+            return Err(ControlError::Malformed);
+        }
+        let message = match decoder.u64().map_err(malformed)? {
+            1 => ControlMessage::Digest(decoder.decode().map_err(malformed)?),
+            2 => ControlMessage::Summary(decoder.decode().map_err(malformed)?),
+            3 => ControlMessage::Items(decoder.decode().map_err(malformed)?),
+            4 => ControlMessage::Want(decoder.decode().map_err(malformed)?),
+            5 => {
+                decoder.skip().map_err(malformed)?;
+                ControlMessage::RenewalRequest
+            }
+            6 => ControlMessage::RenewalReply(decoder.decode().map_err(malformed)?),
+            7 => ControlMessage::RevocationSummary(decoder.decode().map_err(malformed)?),
+            _ => return Err(ControlError::Unknown),
+        };
+        if let ControlMessage::Digest(digest) = &message
+            && digest.buckets.len() != BUCKETS
+        {
+            return Err(ControlError::Malformed);
+        }
+        Ok(message)
+    }
+}
+
+/// Reads a node id out of a byte string of a message.
+pub fn node_id(bytes: &ByteVec) -> Option<NodeId> {
+    <[u8; 16]>::try_from(bytes.as_slice()).ok().map(NodeId::from_bytes)
+}
+
+/// Writes a node id as a byte string of a message.
+pub fn id_bytes(node: NodeId) -> ByteVec {
+    ByteVec::from(node.as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<ControlMessage> {
+        vec![
+            ControlMessage::Digest(Digest { buckets: vec![7; BUCKETS], revocations: u64::MAX }),
+            ControlMessage::Summary(Summary {
+                from: [0; 16],
+                to: [255; 16],
+                entries: vec![SummaryEntry { node: [3; 16], certificate: 1, serial: 2, sequence: 3 }],
+            }),
+            ControlMessage::RevocationSummary(RevocationSummary {
+                from: [0; 16],
+                to: [255; 16],
+                nodes: vec![ByteVec::from(vec![9; 16])],
+            }),
+            ControlMessage::Items(Items {
+                certificates: vec![ByteVec::from(vec![1, 2, 3])],
+                records: vec![ByteVec::from(vec![5])],
+                revocations: vec![],
+            }),
+            ControlMessage::Want(Want::default()),
+            ControlMessage::RenewalRequest,
+            ControlMessage::RenewalReply(RenewalReply { certificate: ByteVec::from(vec![1]) }),
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_wire() {
+        for message in samples() {
+            assert_eq!(ControlMessage::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn truncations_are_refused() {
+        for message in samples() {
+            let bytes = message.encode();
+            for len in 0..bytes.len() {
+                assert_eq!(ControlMessage::decode(&bytes[..len]), Err(ControlError::Malformed), "{message:?} at {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn newer_types_and_fields_are_skipped() {
+        // [99, {}]
+        assert_eq!(ControlMessage::decode(&[KIND, 0x82, 0x18, 99, 0xa0]), Err(ControlError::Unknown));
+        // Want with an unknown field 7 that holds an array.
+        let message = [KIND, 0x82, 0x04, 0xa4, 0x00, 0x80, 0x01, 0x80, 0x02, 0x80, 0x07, 0x82, 0x01, 0x02];
+        assert_eq!(ControlMessage::decode(&message), Ok(ControlMessage::Want(Want::default())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..1300)) {
+            let mut payload = vec![KIND];
+            payload.extend_from_slice(&bytes);
+            let _ = ControlMessage::decode(&payload);
+            let _ = ControlMessage::decode(&bytes);
+        }
+    }
+}
