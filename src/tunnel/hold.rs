@@ -1,0 +1,130 @@
+//! Packets that wait for a session: a short queue per peer, and one budget for all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// Packets one peer may have waiting (the kernel's figure).
+pub(super) const MOST_PACKETS: usize = 128;
+
+/// Bytes one peer may have waiting: 128 packets of a usual MTU.
+pub(super) const MOST_BYTES: usize = 192 * 1_024;
+
+/// Bytes all peers together may have waiting, so that a mesh whose uplink is gone costs a bounded amount of memory.
+pub(super) const BUDGET: usize = 16 * 1_024 * 1_024;
+
+/// How long a packet is worth sending: one wait of the reconnect loop at its slowest. TCP has sent it again long since.
+pub(super) const LIFE: Duration = Duration::from_secs(30);
+
+/// Bytes held by all peers of a host.
+pub(super) struct HoldBudget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl HoldBudget {
+    pub(super) fn new(limit: usize) -> Arc<HoldBudget> {
+        Arc::new(HoldBudget { used: AtomicUsize::new(0), limit })
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let grown = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One peer's waiting packets, oldest first.
+pub(super) struct HoldQueue {
+    packets: VecDeque<(Instant, Vec<u8>)>,
+    bytes: usize,
+    budget: Arc<HoldBudget>,
+}
+
+impl HoldQueue {
+    pub(super) fn new(budget: Arc<HoldBudget>) -> HoldQueue {
+        HoldQueue { packets: VecDeque::new(), bytes: 0, budget }
+    }
+
+    /// Copies the packet in; false when one of the bounds is reached.
+    pub(super) fn push(&mut self, now: Instant, packet: &[u8]) -> bool {
+        if self.packets.len() >= MOST_PACKETS
+            || self.bytes + packet.len() > MOST_BYTES
+            || !self.budget.take(packet.len())
+        {
+            return false;
+        }
+        self.bytes += packet.len();
+        self.packets.push_back((now, packet.to_vec()));
+        true
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
+        let (_, packet) = self.packets.pop_front()?;
+        self.bytes -= packet.len();
+        self.budget.give(packet.len());
+        if self.packets.is_empty() {
+            self.packets = VecDeque::new();
+        }
+        Some(packet)
+    }
+
+    /// When the oldest packet is no longer worth sending.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.packets.front().map(|(since, _)| *since + LIFE)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+impl Drop for HoldQueue {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bound_refuses_and_gives_back() {
+        let budget = HoldBudget::new(1_000);
+        let mut first = HoldQueue::new(budget.clone());
+        let mut second = HoldQueue::new(budget.clone());
+        for _ in 0..MOST_PACKETS {
+            assert!(first.push(Instant::ZERO, &[1]));
+        }
+        assert!(!first.push(Instant::ZERO, &[1]), "packets per peer");
+        assert!(!second.push(Instant::ZERO, &[0; 900]), "budget of the host");
+        assert!(second.push(Instant::ZERO, &[0; 800]));
+        drop(first);
+        assert_eq!(budget.used(), 800);
+        second.clear();
+        assert_eq!(budget.used(), 0);
+
+        let mut wide = HoldQueue::new(HoldBudget::new(BUDGET));
+        assert!(wide.push(Instant::ZERO, &vec![0; MOST_BYTES]));
+        assert!(!wide.push(Instant::ZERO, &[1]), "bytes per peer");
+    }
+}
