@@ -1,1 +1,31 @@
-//! The platform room.
+//! Linux, and nothing but Linux: the only room that talks to the kernel directly and the only one with `unsafe`.
+//!
+//! | noun | file |
+//! |---|---|
+//! | clocks | `clock.rs` |
+//! | the UDP socket and its batches | `udp.rs`, `udp_batch.rs`, `control_data.rs` |
+//! | the TUN device | `tun.rs` |
+//! | waking a blocked thread | `wake.rs` |
+//! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
+//! | files that must survive a crash, and private ones | `file.rs` |
+//! | giving up what is not needed | `privileges.rs` |
+//! | who calls the local API | `peer_credentials.rs` |
+//! | seeds | `random.rs` |
+
+pub mod clock;
+mod control_data;
+pub mod file;
+pub mod host_state;
+pub mod host_watch;
+pub mod interfaces;
+pub mod netlink;
+pub mod peer_credentials;
+pub mod privileges;
+pub mod random;
+pub mod tun;
+pub mod udp;
+pub mod udp_batch;
+pub mod wake;
+
+#[cfg(test)]
+pub(crate) mod test_namespace;

@@ -1,0 +1,116 @@
+//! A peer as the data threads see it.
+
+use crate::identity::NodeId;
+use crate::time::Instant;
+use crate::tunnel::Tunnel;
+use arc_swap::{ArcSwapOption, Guard};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+/// The shortest time between two events of one kind about one peer, in nanoseconds: the control task needs to learn of
+/// a move or a wish once, and a second is shorter than anything it decides.
+const EVENT_INTERVAL: u64 = 1_000_000_000;
+
+/// One way for a peer's datagrams: where to, and from which of our addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The peer's endpoint.
+    pub remote: SocketAddr,
+    /// The address of ours to send from; `None` leaves the choice to the kernel.
+    pub local: Option<IpAddr>,
+}
+
+/// One peer: who it is, its tunnel, and the path its packets take now.
+///
+/// Lives across forwarding tables, so that a change of path needs no new table.
+pub struct Peer {
+    node: NodeId,
+    tunnel: Arc<Tunnel>,
+    path: ArcSwapOption<Path>,
+    mtu: AtomicU16,
+    moved: Throttle,
+    wanted: Throttle,
+}
+
+impl Peer {
+    /// Makes a peer without a path. `mtu` is the largest inner packet its link carries, in bytes.
+    pub fn new(node: NodeId, tunnel: Arc<Tunnel>, mtu: u16) -> Arc<Self> {
+        Arc::new(Peer {
+            node,
+            tunnel,
+            path: ArcSwapOption::empty(),
+            mtu: AtomicU16::new(mtu),
+            moved: Throttle::default(),
+            wanted: Throttle::default(),
+        })
+    }
+
+    /// Returns the peer's node id.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Returns the peer's tunnel.
+    pub fn tunnel(&self) -> &Arc<Tunnel> {
+        &self.tunnel
+    }
+
+    /// Returns the path in use; `None` while none is known.
+    pub fn path(&self) -> Guard<Option<Arc<Path>>> {
+        self.path.load()
+    }
+
+    /// Sends everything from now on by `path`.
+    pub fn set_path(&self, path: Option<Path>) {
+        self.path.store(path.map(Arc::new));
+    }
+
+    /// Returns the largest inner packet the link carries, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Sets the largest inner packet the link carries, in bytes.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_report_move(&self, now: Instant) -> bool {
+        self.moved.allow(now)
+    }
+
+    pub(super) fn may_report_want(&self, now: Instant) -> bool {
+        self.wanted.allow(now)
+    }
+}
+
+/// Lets one event through per [`EVENT_INTERVAL`]; shared by threads without a lock.
+#[derive(Default)]
+struct Throttle {
+    /// When the next event may pass, nanoseconds since boot.
+    next: AtomicU64,
+}
+
+impl Throttle {
+    fn allow(&self, now: Instant) -> bool {
+        let next = self.next.load(Ordering::Relaxed);
+        let after = now.as_nanos().saturating_add(EVENT_INTERVAL);
+        now.as_nanos() >= next && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn one_event_a_second() {
+        let throttle = Throttle::default();
+        let now = Instant::from_millis(5);
+        assert!(throttle.allow(now));
+        assert!(!throttle.allow(now + Duration::from_millis(999)));
+        assert!(throttle.allow(now + Duration::from_secs(1)));
+    }
+}

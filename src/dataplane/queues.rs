@@ -1,0 +1,106 @@
+//! What the data threads hand to the control task. All queues are bounded; what finds one full is dropped and counted.
+
+use crate::identity::NodeId;
+use crate::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use tokio::sync::mpsc;
+
+/// Handshakes and introductions waiting: a burst of all 1,024 nodes of a large mesh after a restart.
+const DATAGRAMS: usize = 1_024;
+
+/// Control packets waiting: a round of probes and gossip from as many peers.
+const CONTROL: usize = 1_024;
+
+/// Events waiting.
+const EVENTS: usize = 256;
+
+/// A datagram that is no data message: WireGuard's types 1 to 3, introductions and joins (0x10 to 0x12).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnopenedDatagram {
+    /// Where it came from. Nothing about it is proven.
+    pub source: SocketAddr,
+    /// The address of ours it was sent to.
+    pub local: Option<IpAddr>,
+    /// When the kernel received it.
+    pub at: Instant,
+    /// Its bytes; at least one.
+    pub bytes: Vec<u8>,
+}
+
+/// A control packet taken out of a peer's tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlPacket {
+    /// The peer that sent it, proven by its tunnel.
+    pub node: NodeId,
+    /// The endpoint its datagram came from.
+    pub source: SocketAddr,
+    /// The address of ours its datagram was sent to.
+    pub local: Option<IpAddr>,
+    /// When the kernel received its datagram.
+    pub at: Instant,
+    /// When the inbound thread read it.
+    pub read: Instant,
+    /// The payload behind the IPv6 and UDP headers.
+    pub bytes: Vec<u8>,
+}
+
+/// Something the control task should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A peer's authenticated datagram came from another endpoint than the one in use, at most once a second per peer.
+    /// Only a candidate: the datagram may be a copy sent on by somebody in the middle.
+    Moved {
+        /// The peer.
+        node: NodeId,
+        /// Where it came from.
+        source: SocketAddr,
+        /// The address of ours it was sent to.
+        local: Option<IpAddr>,
+        /// When the kernel received it.
+        at: Instant,
+    },
+    /// A new session of a peer was proven by its first authentic packet.
+    Confirmed {
+        /// The peer.
+        node: NodeId,
+        /// Where the packet came from.
+        source: SocketAddr,
+        /// The address of ours it was sent to.
+        local: Option<IpAddr>,
+    },
+    /// Packets wait for a peer that has no session, or no path, at most once a second per peer.
+    Wanted {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The TUN device was deleted; the outbound thread has ended.
+    DeviceGone,
+}
+
+/// The senders, for the data threads.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    pub(super) datagrams: mpsc::Sender<UnopenedDatagram>,
+    pub(super) control: mpsc::Sender<ControlPacket>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// The receivers, for the control task.
+#[derive(Debug)]
+pub struct Receivers {
+    /// Handshakes, introductions and joins.
+    pub datagrams: mpsc::Receiver<UnopenedDatagram>,
+    /// Control packets.
+    pub control: mpsc::Receiver<ControlPacket>,
+    /// Events.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Makes the queues between the data threads and the control task.
+pub fn queues() -> (Queues, Receivers) {
+    let (datagrams, datagrams_out) = mpsc::channel(DATAGRAMS);
+    let (control, control_out) = mpsc::channel(CONTROL);
+    let (events, events_out) = mpsc::channel(EVENTS);
+    let receivers = Receivers { datagrams: datagrams_out, control: control_out, events: events_out };
+    (Queues { datagrams, control, events }, receivers)
+}

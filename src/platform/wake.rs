@@ -1,0 +1,117 @@
+//! Waking a thread that waits for a descriptor.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A latch (an eventfd): once rung, every [`Wake::wait_readable`] on it returns at once, now and later.
+///
+/// A latch rather than `shutdown` on the socket, because descriptors outlive the threads: on a planned restart they
+/// go on into the next process and must still work there.
+#[derive(Debug)]
+pub struct Wake {
+    event: OwnedFd,
+    rung: AtomicBool,
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The descriptor has something to read, or an error to report: read it.
+    Readable,
+    /// The latch was rung.
+    Woken,
+    /// The time was up.
+    TimedOut,
+}
+
+impl Wake {
+    /// Makes a latch that is not rung. Fails when the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: eventfd takes no pointers; a non-negative result is a descriptor nobody else owns.
+        let event = unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        Ok(Wake { event, rung: AtomicBool::new(false) })
+    }
+
+    /// Rings the latch; it stays rung.
+    pub fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is eight valid bytes, as eventfd demands. The only possible failure is a full counter
+        // (EAGAIN), and a full counter is rung.
+        unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Tells whether the latch was rung, without a system call: for a thread that is too busy ever to wait.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Waits until the latch is rung, at most `timeout_ms` milliseconds, and tells whether it was.
+    pub fn wait(&self, timeout_ms: u16) -> bool {
+        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        // A signal or an impossible error only makes the wait shorter.
+        let _ = poll(&mut fds, PollTimeout::from(timeout_ms));
+        self.is_rung()
+    }
+
+    /// Waits until `fd` is readable or in error, the latch is rung, or `timeout_ms` milliseconds have passed
+    /// (`None`: without end). A rung latch wins over a readable descriptor.
+    pub fn wait_readable(&self, fd: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Result<Waited> {
+        let timeout = timeout_ms.map_or(PollTimeout::NONE, PollTimeout::from);
+        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN), PollFd::new(fd, PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, timeout) {
+                Ok(0) => return Ok(Waited::TimedOut),
+                Ok(_) if fds[0].any() == Some(true) => return Ok(Waited::Woken),
+                Ok(_) => return Ok(Waited::Readable),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_rung_latch_ends_a_wait_in_another_thread_and_stays_rung() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (quiet, _other) = UnixStream::pair().unwrap();
+        let waiter = {
+            let wake = Arc::clone(&wake);
+            std::thread::spawn(move || {
+                let first = wake.wait_readable(quiet.as_fd(), None).unwrap();
+                (first, wake.wait_readable(quiet.as_fd(), None).unwrap())
+            })
+        };
+        assert!(!wake.is_rung() && !wake.wait(1));
+        wake.ring();
+        assert!(wake.is_rung() && wake.wait(60_000));
+        assert_eq!(waiter.join().unwrap(), (Waited::Woken, Waited::Woken));
+    }
+
+    #[test]
+    fn a_readable_descriptor_ends_a_wait_and_a_quiet_one_times_out() {
+        let wake = Wake::new().unwrap();
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        assert_eq!(wake.wait_readable(reader.as_fd(), Some(1)).unwrap(), Waited::TimedOut);
+        writer.write_all(b"x").unwrap();
+        assert_eq!(wake.wait_readable(reader.as_fd(), None).unwrap(), Waited::Readable);
+        wake.ring();
+        assert_eq!(wake.wait_readable(reader.as_fd(), None).unwrap(), Waited::Woken);
+    }
+}
