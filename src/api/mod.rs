@@ -1,1 +1,56 @@
-//! The api room.
+//! The daemon's local interface: HTTP and JSON over a Unix socket.
+//!
+//! The types of requests and responses are versioned by [`SCHEMA`], which every response carries. Names are snake_case
+//! with the unit in them (`rtt_p50_seconds`, `tx_bytes`), ratios lie between 0 and 1, times are RFC 3339 in UTC. Fields
+//! are only ever added to a schema; readers skip fields they do not know.
+//!
+//! | call | type | who may |
+//! |---|---|---|
+//! | `GET /v1/status` | [`Status`] | readers |
+//! | `GET /v1/node` | [`NodeInfo`] | readers |
+//! | `GET /v1/members` | [`Members`] | readers |
+//! | `GET /v1/health` | [`Health`] | readers |
+//! | `GET /v1/version` | [`Version`] | readers |
+//! | `POST /v1/ping` | [`PingRequest`] → lines of [`PingLine`] | readers |
+//! | `GET /v1/invites` | [`InviteList`] | readers |
+//! | `POST /v1/invites` | [`InviteRequest`] → [`Invited`] | writers |
+//! | `POST /v1/invites/revoke` | [`InviteRevokeRequest`] → [`InviteRevoked`] | writers |
+//! | `POST /v1/revoke` | [`RevokeRequest`] → [`Revoked`] | writers |
+//! | `POST /v1/renew` | [`Renewed`] | writers |
+//!
+//! Errors are [`ApiError`] with a matching HTTP status.
+
+pub mod access;
+pub mod backend;
+pub mod client;
+pub mod error;
+pub mod invite;
+pub mod membership;
+pub mod ping;
+mod router;
+pub mod server;
+pub mod status;
+pub mod timestamp;
+
+pub use backend::{Answer, Backend};
+pub use client::{Client, ClientError};
+pub use error::{ApiError, ErrorKind};
+pub use invite::{
+    DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
+};
+pub use membership::{Health, Member, Members, NodeInfo, Renewed, RevokeRequest, Revoked, Version};
+pub use ping::{PingLine, PingMode, PingRequest};
+pub use server::{BindError, Server};
+pub use status::{
+    CertificateStatus, Counts, Gravity, LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus,
+    PeerState, PeerStatus, Problem, Status,
+};
+pub use timestamp::Timestamp;
+
+/// The version of the types; a change that an old reader would misread raises it.
+pub const SCHEMA: u32 = 1;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,280 @@
-//! The config room.
+//! `meshd.toml`: text in, validated values out; what changed between two of them; the commented file itself. Pure.
+//!
+//! [`Config::parse`] reports every error of a file at once, each with its place, the key and what was expected.
+//! [`diff`] says which settings differ and whether a running daemon can take them. [`Config::to_toml`] writes the
+//! commented file that `meshctl init` and `meshctl join` place, and [`keys::KEYS`] is the one list of keys that the
+//! parser, the file and the manual share.
+#![forbid(unsafe_code)]
+
+pub mod change;
+pub mod duration;
+pub mod keys;
+mod parse;
+pub mod problem;
+mod suggest;
+mod template;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::identity::{AnchorError, MeshId, NodeName, TrustAnchor, VerifyingKey, WireguardKey};
+
+pub use change::{Change, Effect, Setting, diff};
+pub use problem::{Problem, Problems};
+pub use suggest::nearest;
+
+/// The UDP port a node listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7655;
+
+/// The interface's default MTU in bytes: 1,500 less IPv6 (40), UDP (8) and WireGuard's data framing (32), so that a full
+/// inner packet fits one underlay packet of an ordinary Ethernet over either family.
+pub const DEFAULT_MTU: u16 = 1420;
+
+/// Where a packaged daemon's configuration lies; files beside it follow the file-system hierarchy, see [`Files`].
+pub const SYSTEM_DIRECTORY: &str = "/etc/meshd";
+
+/// The file read when neither `--config` nor `MESHD_CONFIG` names one.
+pub const DEFAULT_PATH: &str = "/etc/meshd/meshd.toml";
+
+/// A whole, validated configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name; it must be the one in its certificate.
+    pub node: NodeName,
+    /// The mesh and who may admit nodes to it.
+    pub mesh: Mesh,
+    /// The sockets on the public network.
+    pub underlay: Underlay,
+    /// Members to greet before any other is known; at most [`Bootstrap::LIMIT`].
+    pub bootstrap: Vec<Bootstrap>,
+    /// The TUN interface.
+    pub interface: Interface,
+    /// Where things lie.
+    pub files: Files,
+    /// How links are measured.
+    pub probe: Probe,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// The trust anchor: what this node believes before it has heard from anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// The mesh's name, for people: one DNS label.
+    pub name: String,
+    /// The mesh's identifier, drawn by `meshctl init`.
+    pub id: MeshId,
+    /// The IPv4 range of the overlay, between /8 and /29.
+    pub overlay: Ipv4Net,
+    /// The keys whose signature admits a node; 1 to
+    /// [`TrustAnchor::MAX_AUTHORITIES`], no key twice.
+    pub authorities: Vec<VerifyingKey>,
+}
+
+impl Mesh {
+    /// Returns what this node believes, in the terms of identities.
+    ///
+    /// # Errors
+    /// Values that make no mesh; a parsed configuration has none of them.
+    pub fn trust_anchor(&self) -> Result<TrustAnchor, AnchorError> {
+        TrustAnchor::new(self.id, &self.name, self.overlay, self.authorities.clone())
+    }
+}
+
+/// The sockets on the public network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// Addresses to listen on, 1 to [`Underlay::LISTEN_LIMIT`]. `[::]` takes IPv4 too.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses announced to the other members, at most [`Underlay::ENDPOINT_LIMIT`]; empty where others cannot
+    /// reach this node first.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+impl Underlay {
+    /// Listening sockets at most: one per family on two uplinks.
+    pub const LISTEN_LIMIT: usize = 4;
+    /// Endpoints at most: what a signed record can carry.
+    pub const ENDPOINT_LIMIT: usize = 16;
+}
+
+/// A member this node can greet before it knows any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The member's name.
+    pub name: NodeName,
+    /// The member's WireGuard key, to which the introduction is sealed.
+    pub key: WireguardKey,
+    /// Where the member listens.
+    pub endpoint: SocketAddr,
+}
+
+impl Bootstrap {
+    /// Bootstrap members at most: any one that answers is enough, and each is greeted at start.
+    pub const LIMIT: usize = 64;
+}
+
+/// The TUN interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface's name, 1 to 15 bytes.
+    pub name: String,
+    /// The interface's MTU in bytes, 1,280 (IPv6's minimum) to 9,000.
+    pub mtu: u16,
+}
+
+/// Where keys, state and the socket lie. Paths are absolute or relative to the working directory, never to the file.
+///
+/// A configuration in [`SYSTEM_DIRECTORY`] keeps its state in `/var/lib/meshd` and its socket in `/run/meshd`; one in
+/// any other directory keeps both there, so that several meshes, or a trial without root, need no further setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The node's private keys.
+    pub identity: PathBuf,
+    /// The node's certificate.
+    pub certificate: PathBuf,
+    /// Where the daemon keeps what it learned.
+    pub state_directory: PathBuf,
+    /// The daemon's Unix socket.
+    pub socket: PathBuf,
+    /// The authority's key, on the node that answers invites and renewals.
+    pub authority: Option<PathBuf>,
+    /// A file holding the authority key's passphrase.
+    pub authority_passphrase_file: Option<PathBuf>,
+    /// What the authority has issued; beside the authority key unless given.
+    pub ledger: Option<PathBuf>,
+}
+
+impl Files {
+    /// Returns the places that follow from where the configuration file lies.
+    pub fn beside(config: &Path) -> Files {
+        let directory = directory_of(config);
+        let (state_directory, socket) = if directory == Path::new(SYSTEM_DIRECTORY) {
+            (PathBuf::from("/var/lib/meshd"), PathBuf::from("/run/meshd/meshd.sock"))
+        } else {
+            (directory.join("state"), directory.join("meshd.sock"))
+        };
+        Files {
+            identity: directory.join("identity.key"),
+            certificate: directory.join("node.cert"),
+            state_directory,
+            socket,
+            authority: None,
+            authority_passphrase_file: None,
+            ledger: None,
+        }
+    }
+
+    /// Returns where the ledger of this node's authority lies, or `None` where it has no authority.
+    pub fn ledger_path(&self) -> Option<PathBuf> {
+        self.ledger.clone().or_else(|| self.authority.as_deref().map(ledger_beside))
+    }
+}
+
+/// Returns the ledger's place beside an authority key: `authority.key` keeps its ledger in `authority.ledger`.
+pub fn ledger_beside(authority: &Path) -> PathBuf {
+    authority.with_extension("ledger")
+}
+
+/// Returns the directory a file lies in; `.` for a bare name.
+pub fn directory_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// How links are measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Time between two probes of a link, 100 ms to 60 s.
+    pub interval: Duration,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is still written.
+    pub level: Level,
+}
+
+/// A log level, most important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something failed that an operator must look at.
+    Error,
+    /// Something is wrong but handled.
+    Warn,
+    /// What an operator wants to read later.
+    Info,
+    /// What a developer wants to read.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+impl Level {
+    /// All levels, most important first.
+    pub const ALL: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
+
+    /// The level's name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// `path` is where the text came from: it is named in errors, and default and relative places follow from its
+    /// directory ([`Files::beside`]).
+    ///
+    /// # Errors
+    /// Every problem of the text, in the order of the text.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
+        parse::parse(text, path)
+    }
+
+    /// Returns a configuration with every optional key at its default.
+    pub fn new(node: NodeName, mesh: Mesh, path: &Path) -> Config {
+        Config {
+            node,
+            mesh,
+            underlay: Underlay { listen: vec![default_listen()], endpoints: Vec::new() },
+            bootstrap: Vec::new(),
+            interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
+            files: Files::beside(path),
+            probe: Probe { interval: Duration::from_secs(1) },
+            log: Log { level: Level::Info },
+        }
+    }
+
+    /// Renders the commented file: values that differ from their default as keys, the others as comments.
+    ///
+    /// `path` is where the file will lie. The text parses back to the same configuration.
+    pub fn to_toml(&self, path: &Path) -> String {
+        template::render(self, path, template::Defaults::Commented)
+    }
+
+    /// Renders the file with every key written out, defaults too; the shipped example is made of it.
+    pub fn to_toml_in_full(&self, path: &Path) -> String {
+        template::render(self, path, template::Defaults::Written)
+    }
+}
+
+/// The socket of a node that names none: every address of both families.
+fn default_listen() -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_PORT))
+}
+
+#[cfg(test)]
+mod tests;

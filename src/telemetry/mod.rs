@@ -1,1 +1,15 @@
-//! The telemetry room.
+//! What was measured on the links, and what happened: rolling statistics and a ring of events. Pure; nothing is
+//! written back to what it observes.
+#![forbid(unsafe_code)]
+
+pub mod event;
+pub mod jitter;
+pub mod link;
+pub mod loss;
+pub mod sketch;
+
+pub use event::{Event, EventKind, EventRing};
+pub use jitter::Jitter;
+pub use link::{Answer, LinkStatistics, LinkSummary, RttSummary, Transit};
+pub use loss::LossEstimate;
+pub use sketch::Sketch;

@@ -1,0 +1,40 @@
+//! What the interface asks of the daemon.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+
+use super::{
+    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Members, NodeInfo,
+    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, Status, Version,
+};
+
+/// A call's outcome.
+pub type Answer<T> = Result<T, ApiError>;
+
+/// The daemon behind the interface: one method per call. Callers have been admitted and requests decoded and bounded;
+/// names, keys and addresses in them have not been looked at.
+pub trait Backend: Send + Sync + 'static {
+    /// The whole state.
+    fn status(&self) -> impl Future<Output = Answer<Status>> + Send;
+    /// This node's public identity.
+    fn node(&self) -> impl Future<Output = Answer<NodeInfo>> + Send;
+    /// The members this node knows.
+    fn members(&self) -> impl Future<Output = Answer<Members>> + Send;
+    /// Whether the daemon does its work.
+    fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
+    /// What the daemon is.
+    fn version(&self) -> impl Future<Output = Answer<Version>> + Send;
+    /// Starts a ping. The channel ends after the summary line; dropping the receiver stops the ping.
+    fn ping(&self, request: PingRequest) -> impl Future<Output = Answer<mpsc::Receiver<PingLine>>> + Send;
+    /// Makes an invite.
+    fn invite(&self, request: InviteRequest) -> impl Future<Output = Answer<Invited>> + Send;
+    /// Lists the invites.
+    fn invites(&self) -> impl Future<Output = Answer<InviteList>> + Send;
+    /// Makes an invite useless.
+    fn revoke_invite(&self, request: InviteRevokeRequest) -> impl Future<Output = Answer<InviteRevoked>> + Send;
+    /// Revokes a node.
+    fn revoke(&self, request: RevokeRequest) -> impl Future<Output = Answer<Revoked>> + Send;
+    /// Renews this node's certificate now.
+    fn renew(&self) -> impl Future<Output = Answer<Renewed>> + Send;
+}

@@ -1,0 +1,227 @@
+//! `meshctl`'s end of the socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::{
+    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Members, NodeInfo,
+    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, Status, Version,
+};
+
+/// How long an answer may take: the daemon gives up on its own after 30 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+/// Bytes of an answer at most: the status of 1,000 peers is about one MiB.
+const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("no daemon answers at {}: {source}\nstart it with `systemctl start meshd` or `meshd --config FILE`, or name its socket with --socket", socket.display())]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket may not be opened.
+    #[error("you may not open {}\nrun it as root, or join the socket's group", socket.display())]
+    Forbidden {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The daemon refused.
+    #[error("{0}")]
+    Refused(ApiError),
+    /// The daemon did not answer.
+    #[error("the daemon at {} did not answer within {} s", socket.display(), ANSWER_TIMEOUT.as_secs())]
+    TimedOut {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// What answers does not speak this protocol.
+    #[error("the answer of the daemon at {} cannot be read: {reason}", socket.display())]
+    Protocol {
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A client. Each call is a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Makes a client of the daemon at a socket; nothing is opened yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Client {
+        Client { socket: socket.into() }
+    }
+
+    /// Returns the socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The whole state.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// The node's public identity.
+    pub async fn node(&self) -> Result<NodeInfo, ClientError> {
+        self.get("/v1/node").await
+    }
+
+    /// The members the node knows.
+    pub async fn members(&self) -> Result<Members, ClientError> {
+        self.get("/v1/members").await
+    }
+
+    /// Whether the daemon does its work.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.get("/v1/health").await
+    }
+
+    /// What the daemon is.
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.get("/v1/version").await
+    }
+
+    /// Makes an invite.
+    pub async fn invite(&self, request: &InviteRequest) -> Result<Invited, ClientError> {
+        self.post("/v1/invites", request).await
+    }
+
+    /// Lists the invites.
+    pub async fn invites(&self) -> Result<InviteList, ClientError> {
+        self.get("/v1/invites").await
+    }
+
+    /// Makes an invite useless.
+    pub async fn revoke_invite(&self, request: &InviteRevokeRequest) -> Result<InviteRevoked, ClientError> {
+        self.post("/v1/invites/revoke", request).await
+    }
+
+    /// Revokes a node.
+    pub async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked, ClientError> {
+        self.post("/v1/revoke", request).await
+    }
+
+    /// Renews the node's certificate.
+    pub async fn renew(&self) -> Result<Renewed, ClientError> {
+        self.post("/v1/renew", &serde_json::Value::Null).await
+    }
+
+    /// Pings a peer and hands over each line when it comes.
+    pub async fn ping(&self, request: &PingRequest, mut line: impl FnMut(PingLine)) -> Result<(), ClientError> {
+        let response = self.call(Method::POST, "/v1/ping", self.encode(request)?).await?;
+        let mut response = self.admitted(response).await?;
+        let silence = Duration::from_secs_f64(request.interval_seconds.clamp(0.0, 60.0)) + ANSWER_TIMEOUT;
+        let mut pending: Vec<u8> = Vec::new();
+        let body = response.body_mut();
+        loop {
+            let frame = timeout(silence, body.frame()).await.map_err(|_| self.timed_out())?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| self.protocol(error))?;
+            pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let text: Vec<u8> = pending.drain(..=end).collect();
+                line(serde_json::from_slice(&text).map_err(|error| self.protocol(error))?);
+            }
+            if pending.len() > ANSWER_LIMIT {
+                return Err(self.protocol("a line without end"));
+            }
+        }
+        if pending.is_empty() { Ok(()) } else { Err(self.protocol("it ended within a line")) }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.call(Method::GET, path, Bytes::new()).await?;
+        self.read(response).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T, ClientError> {
+        let response = self.call(Method::POST, path, self.encode(request)?).await?;
+        self.read(response).await
+    }
+
+    fn encode(&self, request: &impl Serialize) -> Result<Bytes, ClientError> {
+        serde_json::to_vec(request).map(Bytes::from).map_err(|error| self.protocol(error))
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: self.socket.clone() },
+            _ => ClientError::NotRunning { socket: self.socket.clone(), source },
+        })?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.protocol(error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "meshd")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.protocol(error))?;
+        let response = timeout(ANSWER_TIMEOUT, sender.send_request(request)).await.map_err(|_| self.timed_out())?;
+        response.map_err(|error| self.protocol(error))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
+        let response = self.admitted(response).await?;
+        let body = self.collect(response).await?;
+        let value: serde_json::Value = serde_json::from_slice(&body).map_err(|error| self.protocol(error))?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => {}
+            schema => {
+                let schema = schema.map_or("none".to_owned(), |schema| schema.to_string());
+                let reason =
+                    format!("its schema is {schema}, this meshctl reads {SCHEMA}; use the daemon's own meshctl");
+                return Err(self.protocol(reason));
+            }
+        }
+        serde_json::from_value(value).map_err(|error| self.protocol(error))
+    }
+
+    /// Passes a good response on, and turns any other into its error.
+    async fn admitted(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.collect(response).await?;
+        match serde_json::from_slice(&body) {
+            Ok(error) => Err(ClientError::Refused(error)),
+            Err(_) => Err(self.protocol(format!("HTTP status {status}"))),
+        }
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = http_body_util::Limited::new(response.into_body(), ANSWER_LIMIT);
+        let body = timeout(ANSWER_TIMEOUT, body.collect()).await.map_err(|_| self.timed_out())?;
+        Ok(body.map_err(|error| self.protocol(error))?.to_bytes())
+    }
+
+    fn timed_out(&self) -> ClientError {
+        ClientError::TimedOut { socket: self.socket.clone() }
+    }
+
+    fn protocol(&self, reason: impl ToString) -> ClientError {
+        ClientError::Protocol { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}

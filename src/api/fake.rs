@@ -1,0 +1,293 @@
+//! A backend with fixed answers, for the tests of this room and of `cli`.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::time::UnixTime;
+
+/// Answers everything from these values.
+pub(crate) struct Fake {
+    pub status: Status,
+    pub ping: Vec<PingLine>,
+}
+
+pub(crate) fn time(secs: u64) -> Timestamp {
+    Timestamp(UnixTime::from_secs(secs))
+}
+
+/// 2026-11-22T14:02:00Z.
+pub(crate) const NOW: u64 = 1_795_356_120;
+
+/// A status without peers.
+pub(crate) fn empty_status() -> Status {
+    Status {
+        schema: SCHEMA,
+        now: time(NOW),
+        node: NodeStatus {
+            name: "web1".into(),
+            node_id: "0102030405060708090a0b0c0d0e0f10".into(),
+            wireguard_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
+            address_v4: [10, 77, 0, 1].into(),
+            address_v6: "fd12:3456:789a::a4d:1".parse().unwrap(),
+            interface: "mesh0".into(),
+            mtu_bytes: 1420,
+            listen: vec!["[::]:7655".parse().unwrap()],
+            endpoints: vec!["203.0.113.5:7655".parse().unwrap()],
+            version: "0.1.0".into(),
+            started: time(NOW - 7_862_400),
+            uptime_seconds: 7_862_400 + 14_500,
+            certificate: CertificateStatus {
+                expires: time(NOW + 300 * 86_400),
+                expires_in_seconds: 300 * 86_400,
+                serial: 1,
+                warning: None,
+            },
+        },
+        mesh: MeshStatus { name: "example".into(), mesh_id: "000102030405060708090a0b0c0d0e0f".into(), members: 1 },
+        counts: Counts::default(),
+        problems: Vec::new(),
+        peers: Vec::new(),
+        drops: BTreeMap::new(),
+    }
+}
+
+/// A peer that is well, 10.28 ms away.
+pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
+    PeerStatus {
+        name: name.into(),
+        node_id: format!("{number:032x}"),
+        address_v4: [10, 77, 0, number].into(),
+        address_v6: format!("fd12:3456:789a::a4d:{number:x}").parse().unwrap(),
+        prefixes: Vec::new(),
+        state: PeerState::Up,
+        since: time(NOW - 7_862_400),
+        path: Some(PathStatus {
+            kind: PathKind::Direct,
+            endpoint: format!("198.51.100.{number}:7655").parse().unwrap(),
+            via: None,
+        }),
+        link: Some(LinkMeasure {
+            window_seconds: 300.0,
+            rtt_min_seconds: 0.010_11,
+            rtt_p50_seconds: 0.010_281,
+            rtt_p99_seconds: 0.011_02,
+            rtt_max_seconds: 0.014_9,
+            jitter_seconds: 0.000_094,
+        }),
+        loss: Some(LossRatio { lost: 0, sent: 300, ratio: 0.0, low: 0.0, high: 0.012_643 }),
+        session_age_seconds: Some(97),
+        rx_bytes: 1_234_567_890,
+        tx_bytes: 98_765,
+        rx_packets: 1_000_000,
+        tx_packets: 1_024,
+        handshakes: 65_520,
+        record_age_seconds: Some(720),
+        certificate_expires: time(NOW + 200 * 86_400),
+        drops: BTreeMap::new(),
+    }
+}
+
+/// Three peers, all well.
+pub(crate) fn healthy_status() -> Status {
+    let mut status = empty_status();
+    status.peers = vec![peer("db-par-17", 2), peer("db-par-18", 3), peer("web2", 4)];
+    status.peers[1].link.as_mut().unwrap().rtt_p50_seconds = 0.000_214;
+    status.peers[1].link.as_mut().unwrap().rtt_p99_seconds = 0.000_388;
+    status.counts = Counts::of(status.peers.iter().map(|peer| peer.state));
+    status.mesh.members = 4;
+    status
+}
+
+/// One peer of each state, a certificate near its end.
+pub(crate) fn troubled_status() -> Status {
+    let mut status = healthy_status();
+    let mut down = peer("db-par-22", 5);
+    (down.state, down.since, down.path, down.link) = (PeerState::Down, time(NOW - 240), None, None);
+    down.loss = Some(LossRatio { lost: 60, sent: 60, ratio: 1.0, low: 0.939_83, high: 1.0 });
+    down.session_age_seconds = None;
+    let mut suspect = peer("sto-lim-03", 6);
+    (suspect.state, suspect.since) = (PeerState::Suspect, time(NOW - 3));
+    suspect.loss = Some(LossRatio { lost: 3, sent: 300, ratio: 0.01, low: 0.003_406, high: 0.028_983 });
+    suspect.path.as_mut().unwrap().kind = PathKind::Relay;
+    suspect.path.as_mut().unwrap().via = Some("db-par-18".into());
+    suspect.drops = BTreeMap::from([("replayed".to_owned(), 12), ("foreign_source".to_owned(), 3)]);
+    let mut new = peer("web9", 7);
+    (new.state, new.since, new.path, new.link, new.loss) = (PeerState::New, time(NOW - 60), None, None, None);
+    (new.session_age_seconds, new.record_age_seconds, new.rx_bytes, new.tx_bytes) = (None, None, 0, 0);
+    let mut expired = peer("old1", 8);
+    (expired.state, expired.since, expired.path, expired.link) = (PeerState::Expired, time(NOW - 86_400), None, None);
+    (expired.loss, expired.session_age_seconds) = (None, None);
+    expired.certificate_expires = time(NOW - 86_400);
+    status.peers = [vec![down, expired, suspect, new], status.peers].concat();
+    status.counts = Counts::of(status.peers.iter().map(|peer| peer.state));
+    status.node.certificate.expires = time(NOW + 5 * 86_400);
+    status.node.certificate.expires_in_seconds = 5 * 86_400;
+    status.node.certificate.warning = Some(Gravity::Warning);
+    status.problems = vec![
+        Problem {
+            gravity: Gravity::Critical,
+            kind: "peer_down".into(),
+            peer: Some("db-par-22".into()),
+            message: "db-par-22 has not answered for 4 minutes".into(),
+            advice: "look at the host, and whether UDP 7655 reaches it".into(),
+            since: Some(time(NOW - 240)),
+        },
+        Problem {
+            gravity: Gravity::Warning,
+            kind: "certificate_expires".into(),
+            peer: None,
+            message: "this node's certificate ends in 5 days".into(),
+            advice: "run `meshctl renew`".into(),
+            since: None,
+        },
+    ];
+    status.drops = BTreeMap::from([("bad_mac".to_owned(), 4_211)]);
+    status
+}
+
+/// A whole ping with one loss.
+pub(crate) fn ping_lines() -> Vec<PingLine> {
+    let reply = |sequence, path_seconds: f64| PingLine::Reply {
+        sequence,
+        path_seconds,
+        // Whole microseconds: what JSON gives back exactly.
+        tunnel_seconds: (path_seconds * 1e6 + 130.0).round() / 1e6,
+        host_seconds: 0.000_024,
+    };
+    vec![
+        PingLine::Start {
+            schema: SCHEMA,
+            node: "db-par-17".into(),
+            address: "10.77.0.2".into(),
+            path: peer("db-par-17", 2).path,
+            size_bytes: 128,
+        },
+        reply(1, 0.012_58),
+        PingLine::Lost { sequence: 2 },
+        reply(3, 0.012_61),
+        PingLine::Failed { sequence: 4, reason: "no session".into() },
+        PingLine::Summary {
+            sent: 3,
+            received: 2,
+            loss: Some(LossRatio { lost: 1, sent: 3, ratio: 1.0 / 3.0, low: 0.061_5, high: 0.792_3 }),
+            path_min_seconds: Some(0.012_58),
+            path_p50_seconds: Some(0.012_595),
+            path_max_seconds: Some(0.012_61),
+            path_jitter_seconds: Some(0.000_002),
+            tunnel_adds_p50_seconds: Some(0.000_13),
+        },
+    ]
+}
+
+impl Backend for Fake {
+    async fn status(&self) -> Answer<Status> {
+        Ok(self.status.clone())
+    }
+
+    async fn node(&self) -> Answer<NodeInfo> {
+        let (node, mesh) = (&self.status.node, &self.status.mesh);
+        Ok(NodeInfo {
+            schema: SCHEMA,
+            name: node.name.clone(),
+            node_id: node.node_id.clone(),
+            wireguard_key: node.wireguard_key.clone(),
+            verifying_key: "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=".into(),
+            mesh_name: mesh.name.clone(),
+            mesh_id: mesh.mesh_id.clone(),
+            overlay_v4: "10.77.0.0/16".parse().unwrap(),
+            overlay_v6: "fd12:3456:789a::/64".parse().unwrap(),
+            authorities: vec!["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=".into()],
+            endpoints: node.endpoints.clone(),
+            holds_authority: false,
+        })
+    }
+
+    async fn members(&self) -> Answer<Members> {
+        let member = |peer: &PeerStatus| Member {
+            name: peer.name.clone(),
+            node_id: peer.node_id.clone(),
+            wireguard_key: self.status.node.wireguard_key.clone(),
+            verifying_key: "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=".into(),
+            address_v4: peer.address_v4,
+            address_v6: peer.address_v6,
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            tags: vec!["db".into()],
+            endpoints: vec!["198.51.100.2:7655".parse().unwrap()],
+            certificate_expires: peer.certificate_expires,
+            protocol_version: Some(1),
+            revoked: peer.name == "old1",
+            is_self: false,
+        };
+        Ok(Members { schema: SCHEMA, members: self.status.peers.iter().map(member).collect() })
+    }
+
+    async fn health(&self) -> Answer<Health> {
+        let problems = self.status.problems.clone();
+        Ok(Health { schema: SCHEMA, healthy: problems.is_empty(), problems })
+    }
+
+    async fn version(&self) -> Answer<Version> {
+        Ok(Version { schema: SCHEMA, version: "0.1.0".into(), protocol_version: 1 })
+    }
+
+    async fn ping(&self, request: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
+        if !self.status.peers.iter().any(|peer| peer.name == request.node) {
+            return Err(ApiError::new(ErrorKind::NotFound, format!("there is no peer `{}`", request.node))
+                .advise("`meshctl members` lists them"));
+        }
+        let (sender, receiver) = mpsc::channel(16);
+        for line in &self.ping {
+            sender.try_send(line.clone()).unwrap();
+        }
+        Ok(receiver)
+    }
+
+    async fn invite(&self, request: InviteRequest) -> Answer<Invited> {
+        Ok(Invited {
+            schema: SCHEMA,
+            invite: "aa".repeat(16),
+            name: request.name,
+            address: request.address.unwrap_or([10, 77, 0, 9].into()),
+            expires: time(NOW + request.lifetime_seconds),
+            token: "meshd1-dG9rZW4".into(),
+        })
+    }
+
+    async fn invites(&self) -> Answer<InviteList> {
+        let invite = |name: &str, state| InviteSummary {
+            invite: "aa".repeat(16),
+            name: name.into(),
+            address: [10, 77, 0, 9].into(),
+            state,
+            expires: time(NOW + 3_600),
+        };
+        Ok(InviteList {
+            schema: SCHEMA,
+            invites: vec![invite("web9", InviteState::Open), invite("db1", InviteState::Used)],
+        })
+    }
+
+    async fn revoke_invite(&self, request: InviteRevokeRequest) -> Answer<InviteRevoked> {
+        let mut list = self.invites().await?.invites;
+        match list.iter().position(|invite| invite.name == request.invite) {
+            Some(at) => Ok(InviteRevoked { schema: SCHEMA, invite: list.remove(at) }),
+            None => Err(ApiError::new(ErrorKind::NotFound, format!("there is no invite `{}`", request.invite))),
+        }
+    }
+
+    async fn revoke(&self, request: RevokeRequest) -> Answer<Revoked> {
+        Ok(Revoked {
+            schema: SCHEMA,
+            name: request.node,
+            node_id: "0".repeat(32),
+            addresses: vec![[10, 77, 0, 8].into()],
+            sent_to: 3,
+        })
+    }
+
+    async fn renew(&self) -> Answer<Renewed> {
+        Err(ApiError::new(ErrorKind::Conflict, "no member that issues certificates is reachable"))
+    }
+}

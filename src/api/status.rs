@@ -1,0 +1,331 @@
+//! What `meshctl status` shows.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// The daemon's whole state in one answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of these types.
+    pub schema: u32,
+    /// When the answer was made.
+    pub now: Timestamp,
+    /// This node.
+    pub node: NodeStatus,
+    /// The mesh.
+    pub mesh: MeshStatus,
+    /// Peers by state.
+    pub counts: Counts,
+    /// What is wrong, gravest first.
+    pub problems: Vec<Problem>,
+    /// The peers, worst first, then by name.
+    pub peers: Vec<PeerStatus>,
+    /// Packets dropped that belong to no peer, by reason (`wire::DropReason::name`); reasons without drops are absent.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its identifier in hexadecimal.
+    pub node_id: String,
+    /// Its WireGuard key in base64.
+    pub wireguard_key: String,
+    /// Its IPv4 overlay address.
+    pub address_v4: Ipv4Addr,
+    /// Its IPv6 overlay address.
+    pub address_v6: Ipv6Addr,
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's MTU in bytes.
+    pub mtu_bytes: u32,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Where it says it can be reached.
+    pub endpoints: Vec<SocketAddr>,
+    /// The daemon's version.
+    pub version: String,
+    /// When the daemon started.
+    pub started: Timestamp,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Its certificate.
+    pub certificate: CertificateStatus,
+}
+
+/// A certificate's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// When it stops being valid.
+    pub expires: Timestamp,
+    /// Seconds until then; 0 once it has expired.
+    pub expires_in_seconds: u64,
+    /// Its serial.
+    pub serial: u64,
+    /// How close the end is: `None` while it is more than 21 days away.
+    #[serde(default)]
+    pub warning: Option<Gravity>,
+}
+
+impl CertificateStatus {
+    /// Days before the end at which an operator should plan the renewal: online renewal runs long before.
+    pub const NOTICE_DAYS: u64 = 21;
+    /// Days before the end at which an operator must act: a week holds a working day in every country.
+    pub const WARNING_DAYS: u64 = 7;
+
+    /// Returns how grave it is that a certificate ends in that many seconds.
+    pub fn warning_at(expires_in_seconds: u64) -> Option<Gravity> {
+        match expires_in_seconds {
+            0 => Some(Gravity::Critical),
+            left if left <= Self::WARNING_DAYS * 86_400 => Some(Gravity::Warning),
+            left if left <= Self::NOTICE_DAYS * 86_400 => Some(Gravity::Notice),
+            _ => None,
+        }
+    }
+}
+
+/// The mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// Its name.
+    pub name: String,
+    /// Its identifier in hexadecimal.
+    pub mesh_id: String,
+    /// Members this node knows, itself among them.
+    pub members: u32,
+}
+
+/// Peers by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All peers.
+    pub peers: u32,
+    /// Peers in state `up`.
+    pub up: u32,
+    /// Peers in state `suspect`.
+    pub suspect: u32,
+    /// Peers in state `down`.
+    pub down: u32,
+    /// Peers in state `new`.
+    pub new: u32,
+    /// Peers in state `expired`.
+    pub expired: u32,
+}
+
+impl Counts {
+    /// Counts peers by their states.
+    pub fn of(states: impl IntoIterator<Item = PeerState>) -> Counts {
+        let mut counts = Counts::default();
+        for state in states {
+            counts.peers += 1;
+            *match state {
+                PeerState::Up => &mut counts.up,
+                PeerState::Suspect => &mut counts.suspect,
+                PeerState::Down => &mut counts.down,
+                PeerState::New => &mut counts.new,
+                PeerState::Expired => &mut counts.expired,
+            } += 1;
+        }
+        counts
+    }
+}
+
+/// How grave a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gravity {
+    /// Worth knowing; nothing is wrong yet.
+    Notice,
+    /// Something will fail, or works badly.
+    Warning,
+    /// Something has failed.
+    Critical,
+}
+
+/// Something that is wrong, with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// How grave it is.
+    pub gravity: Gravity,
+    /// What kind it is, for programs: a stable word such as `peer_down` or `certificate_expires`.
+    pub kind: String,
+    /// The peer it is about, where it is about one.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do next; empty where there is nothing to do but wait.
+    #[serde(default)]
+    pub advice: String,
+    /// Since when.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+}
+
+/// A peer's state; [`PeerState::severity`] orders them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// Answers.
+    Up,
+    /// Has missed answers, but not long enough to be down.
+    Suspect,
+    /// Does not answer.
+    Down,
+    /// Known, and no tunnel has stood yet.
+    New,
+    /// Its certificate is no longer valid.
+    Expired,
+}
+
+impl PeerState {
+    /// The state's name on the screen and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PeerState::Up => "up",
+            PeerState::Suspect => "suspect",
+            PeerState::Down => "down",
+            PeerState::New => "new",
+            PeerState::Expired => "expired",
+        }
+    }
+
+    /// Orders states, the one an operator should look at first being the greatest.
+    pub const fn severity(self) -> u8 {
+        match self {
+            PeerState::Up => 0,
+            PeerState::New => 1,
+            PeerState::Suspect => 2,
+            PeerState::Expired => 3,
+            PeerState::Down => 4,
+        }
+    }
+}
+
+/// How packets reach a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// What kind of path it is.
+    pub kind: PathKind,
+    /// Where packets are sent.
+    pub endpoint: SocketAddr,
+    /// The relay's name, for a relayed path.
+    #[serde(default)]
+    pub via: Option<String>,
+}
+
+/// What kind of path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// UDP straight to the peer.
+    Direct,
+    /// Through another member.
+    Relay,
+    /// TCP straight to the peer.
+    Tcp,
+}
+
+/// A loss ratio with its Wilson 95 % interval, all between 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossRatio {
+    /// Probes that were not answered.
+    pub lost: u64,
+    /// Probes whose fate is known.
+    pub sent: u64,
+    /// `lost / sent`.
+    pub ratio: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+}
+
+/// What was measured on a link in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkMeasure {
+    /// Seconds the window covers.
+    pub window_seconds: f64,
+    /// Smallest round trip.
+    pub rtt_min_seconds: f64,
+    /// Median round trip.
+    pub rtt_p50_seconds: f64,
+    /// 99th percentile of the round trip.
+    pub rtt_p99_seconds: f64,
+    /// Largest round trip.
+    pub rtt_max_seconds: f64,
+    /// RFC 3550 jitter.
+    pub jitter_seconds: f64,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its identifier in hexadecimal.
+    pub node_id: String,
+    /// Its IPv4 overlay address.
+    pub address_v4: Ipv4Addr,
+    /// Its IPv6 overlay address.
+    pub address_v6: Ipv6Addr,
+    /// Prefixes it may carry.
+    pub prefixes: Vec<IpNet>,
+    /// Its state.
+    pub state: PeerState,
+    /// Since when it is in that state.
+    pub since: Timestamp,
+    /// How packets reach it; absent while they do not.
+    pub path: Option<PathStatus>,
+    /// Round trips in the window; absent without an answered probe.
+    pub link: Option<LinkMeasure>,
+    /// Loss in the window; absent without a probe.
+    pub loss: Option<LossRatio>,
+    /// Seconds since the session was made; absent without a session.
+    pub session_age_seconds: Option<u64>,
+    /// Bytes received in its tunnel, inner packets only.
+    pub rx_bytes: u64,
+    /// Bytes sent in its tunnel, inner packets only.
+    pub tx_bytes: u64,
+    /// Packets received in its tunnel.
+    pub rx_packets: u64,
+    /// Packets sent in its tunnel.
+    pub tx_packets: u64,
+    /// Sessions made with it since the daemon started.
+    pub handshakes: u64,
+    /// Seconds since its newest record was signed; absent while none has arrived.
+    pub record_age_seconds: Option<u64>,
+    /// When its certificate stops being valid.
+    pub certificate_expires: Timestamp,
+    /// Packets of this peer that were dropped, by reason; reasons without drops are absent.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_warn_at_21_and_7_days() {
+        let day = 86_400;
+        assert_eq!(CertificateStatus::warning_at(21 * day + 1), None);
+        assert_eq!(CertificateStatus::warning_at(21 * day), Some(Gravity::Notice));
+        assert_eq!(CertificateStatus::warning_at(7 * day), Some(Gravity::Warning));
+        assert_eq!(CertificateStatus::warning_at(0), Some(Gravity::Critical));
+    }
+
+    #[test]
+    fn counts_add_up() {
+        let counts = Counts::of([PeerState::Up, PeerState::Up, PeerState::Down, PeerState::New]);
+        assert_eq!(counts, Counts { peers: 4, up: 2, down: 1, new: 1, ..Counts::default() });
+    }
+}

@@ -1,0 +1,121 @@
+//! What changed between two configurations, and whether a running daemon can take it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::{Bootstrap, Config, Level};
+use crate::identity::{MeshId, NodeName, VerifyingKey};
+
+/// Whether a change can be taken by a running daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A reload takes it; no session, socket or interface is lost.
+    Live,
+    /// It takes effect at the next start of the daemon.
+    NeedsRestart,
+}
+
+/// One setting that differs, with its new value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The setting and its new value.
+    pub setting: Setting,
+}
+
+impl Change {
+    /// Returns the key in full, as in `interface.mtu`.
+    pub fn key(&self) -> &'static str {
+        self.setting.key()
+    }
+
+    /// Returns whether a running daemon can take it.
+    pub fn effect(&self) -> Effect {
+        self.setting.effect()
+    }
+
+    /// Puts the new value into a configuration.
+    pub fn apply(&self, config: &mut Config) {
+        self.setting.apply(config);
+    }
+}
+
+/// One list for the setting's name, type, place and effect, so that none can be forgotten in one of the four.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $variant:ident($ty:ty) $key:literal $effect:ident $($place:ident).+;)*) => {
+        /// A setting and its value.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Setting {
+            $($(#[$doc])* $variant($ty),)*
+        }
+
+        impl Setting {
+            /// Returns the key in full.
+            pub fn key(&self) -> &'static str {
+                match self { $(Setting::$variant(_) => $key,)* }
+            }
+
+            /// Returns whether a running daemon can take it.
+            pub fn effect(&self) -> Effect {
+                match self { $(Setting::$variant(_) => Effect::$effect,)* }
+            }
+
+            fn apply(&self, config: &mut Config) {
+                match self { $(Setting::$variant(value) => config.$($place).+ = value.clone(),)* }
+            }
+        }
+
+        /// Returns what must change in `old` to make it `new`, in the order of the file.
+        pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+            let mut changes = Vec::new();
+            $(if old.$($place).+ != new.$($place).+ {
+                changes.push(Change { setting: Setting::$variant(new.$($place).+.clone()) });
+            })*
+            changes
+        }
+    };
+}
+
+settings! {
+    /// This node's name.
+    Node(NodeName) "node" NeedsRestart node;
+    /// The mesh's name.
+    MeshName(String) "mesh.name" NeedsRestart mesh.name;
+    /// The mesh's identifier.
+    MeshId(MeshId) "mesh.id" NeedsRestart mesh.id;
+    /// The overlay range.
+    MeshOverlay(Ipv4Net) "mesh.overlay" NeedsRestart mesh.overlay;
+    /// The authorities: everything learned was checked against them, so it must be learned anew.
+    MeshAuthorities(Vec<VerifyingKey>) "mesh.authorities" NeedsRestart mesh.authorities;
+    /// The listening sockets.
+    Listen(Vec<SocketAddr>) "underlay.listen" NeedsRestart underlay.listen;
+    /// The announced endpoints.
+    Endpoints(Vec<SocketAddr>) "underlay.endpoints" Live underlay.endpoints;
+    /// The bootstrap members.
+    Bootstrap(Vec<Bootstrap>) "bootstrap" Live bootstrap;
+    /// The interface's name.
+    InterfaceName(String) "interface.name" NeedsRestart interface.name;
+    /// The interface's MTU in bytes.
+    InterfaceMtu(u16) "interface.mtu" NeedsRestart interface.mtu;
+    /// The identity file.
+    Identity(PathBuf) "files.identity" NeedsRestart files.identity;
+    /// The certificate file.
+    Certificate(PathBuf) "files.certificate" NeedsRestart files.certificate;
+    /// The state directory.
+    StateDirectory(PathBuf) "files.state_directory" NeedsRestart files.state_directory;
+    /// The socket.
+    Socket(PathBuf) "files.socket" NeedsRestart files.socket;
+    /// The authority's key.
+    Authority(Option<PathBuf>) "files.authority" NeedsRestart files.authority;
+    /// The file with the authority key's passphrase.
+    AuthorityPassphraseFile(Option<PathBuf>) "files.authority_passphrase_file" NeedsRestart
+        files.authority_passphrase_file;
+    /// The authority's ledger.
+    Ledger(Option<PathBuf>) "files.ledger" NeedsRestart files.ledger;
+    /// Time between two probes of a link.
+    ProbeInterval(Duration) "probe.interval" Live probe.interval;
+    /// The log level.
+    LogLevel(Level) "log.level" Live log.level;
+}

@@ -1,0 +1,117 @@
+//! The one list of keys: the parser's known names, the comments of the written file, the manual's reference.
+
+/// One key of `meshd.toml`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The section it stands in: empty for the top, `bootstrap` for the entries of `[[bootstrap]]`.
+    pub section: &'static str,
+    /// Its name inside the section.
+    pub name: &'static str,
+    /// What its value is, with the unit and the range.
+    pub value: &'static str,
+    /// Its default as people read it; empty for a key that must be given.
+    pub default: &'static str,
+    /// What it does.
+    pub about: &'static str,
+}
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    about: &'static str,
+) -> Key {
+    Key { section, name, value, default, about }
+}
+
+/// Sections in the order of the file; the first is the top of the file.
+pub const SECTIONS: [(&str, &str); 8] = [
+    ("", ""),
+    ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
+    ("underlay", "The sockets on the public network."),
+    ("bootstrap", "Members to greet before any other is known; any one that answers is enough."),
+    ("interface", "The network interface of the mesh on this host."),
+    ("files", "Where things lie. Relative paths start at this file's directory."),
+    ("probe", "How the links to the other members are measured."),
+    ("log", "What is written to the log (standard error)."),
+];
+
+/// Every key, in the order of the file.
+pub const KEYS: [Key; 21] = [
+    key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
+    key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
+    key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
+    key("mesh", "overlay", "an IPv4 range between /8 and /29", "", "The range the nodes' addresses come from."),
+    key(
+        "mesh",
+        "authorities",
+        "a list of 1 to 4 Ed25519 public keys in base64",
+        "",
+        "The keys whose signature admits a node.",
+    ),
+    key(
+        "underlay",
+        "listen",
+        "ADDRESS:PORT, or a list of up to 4",
+        "\"[::]:7655\"",
+        "UDP addresses to listen on; [::] takes IPv4 too.",
+    ),
+    key(
+        "underlay",
+        "endpoints",
+        "a list of up to 16 ADDRESS:PORT",
+        "[]",
+        "Where the other members can reach this node; empty if they cannot.",
+    ),
+    key("bootstrap", "name", "a node's name", "", "The member's name."),
+    key("bootstrap", "key", "a WireGuard public key in base64", "", "The member's WireGuard key."),
+    key("bootstrap", "endpoint", "ADDRESS:PORT", "", "Where the member listens."),
+    key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
+    key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
+    key("files", "identity", "a path", "identity.key, here", "This node's private keys, mode 0600."),
+    key("files", "certificate", "a path", "node.cert, here", "This node's certificate."),
+    key(
+        "files",
+        "state_directory",
+        "a path",
+        "state, here; /var/lib/meshd for /etc/meshd",
+        "Where the daemon keeps the membership it learned.",
+    ),
+    key(
+        "files",
+        "socket",
+        "a path",
+        "meshd.sock, here; /run/meshd/meshd.sock for /etc/meshd",
+        "The daemon's Unix socket, which `meshctl` talks to.",
+    ),
+    key("files", "authority", "a path", "none", "The authority's key, on a node that answers invites and renewals."),
+    key("files", "authority_passphrase_file", "a path", "none", "A file with the authority key's passphrase."),
+    key("files", "ledger", "a path", "beside the authority's key", "What the authority has issued."),
+    key("probe", "interval", "a duration, 100ms to 60s", "\"1s\"", "Time between two probes of a link."),
+    key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
+];
+
+/// Returns the names of a section's keys.
+pub fn names(section: &str) -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(move |key| key.section == section).map(|key| key.name)
+}
+
+/// Returns the key of that section and name.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_in_sections_that_exist_and_once_each() {
+        for (i, key) in KEYS.iter().enumerate() {
+            assert!(SECTIONS.iter().any(|(name, _)| *name == key.section), "{}", key.section);
+            let twins = KEYS.iter().skip(i + 1).filter(|k| k.section == key.section && k.name == key.name);
+            assert_eq!(twins.count(), 0, "{}.{}", key.section, key.name);
+        }
+    }
+}

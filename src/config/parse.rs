@@ -1,0 +1,421 @@
+//! The text of `meshd.toml` read key by key, so that one run finds every error.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Bootstrap, Config, Files, Interface, Level, Log, Mesh, Probe, Problems, Underlay};
+use crate::identity::{NodeName, TrustAnchor};
+
+use super::{default_listen, directory_of, duration, keys, nearest};
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+/// A file larger than this is no configuration: 64 bootstrap members and every list full stay below 16 KiB.
+const SIZE_LIMIT: usize = 256 * 1024;
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
+    let mut reader = Reader { problems: Problems::new(path, text), directory: directory_of(path) };
+    if text.len() > SIZE_LIMIT {
+        reader.problems.add(0..0, "", format!("the file has {} bytes", text.len()), "at most 262144 bytes");
+        return Err(reader.problems);
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        reader.problems.add(span, "", error.message().lines().next().unwrap_or("invalid TOML"), "");
+    }
+    let config = reader.config(document.get_ref(), path);
+    // Where the text is no TOML, keys may be missing only because of that: the syntax is what must be mended first.
+    if !errors.is_empty() {
+        let mut syntax = Problems::new(path, text);
+        for problem in reader.problems.list().iter().filter(|problem| problem.key.is_empty()) {
+            syntax.add(problem.span.clone(), "", problem.message.clone(), "");
+        }
+        syntax.sort();
+        return Err(syntax);
+    }
+    reader.problems.sort();
+    match config {
+        Some(config) if reader.problems.is_empty() => Ok(config),
+        _ => Err(reader.problems),
+    }
+}
+
+struct Reader {
+    problems: Problems,
+    directory: PathBuf,
+}
+
+/// A section that is being read.
+struct Section<'a, 'i> {
+    name: &'static str,
+    /// How problems name it: `bootstrap[2]` for an entry of a list.
+    label: String,
+    table: Option<&'a DeTable<'i>>,
+    span: Range<usize>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    fn get(&self, name: &str) -> Option<&'a Value<'i>> {
+        self.table?.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value)
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.label.is_empty() { name.to_owned() } else { format!("{}.{name}", self.label) }
+    }
+}
+
+impl Reader {
+    /// Reads the whole document; `None` where a value is missing, which is then among the problems.
+    fn config(&mut self, document: &DeTable<'_>, path: &Path) -> Option<Config> {
+        let top = Section { name: "", label: String::new(), table: Some(document), span: 0..0 };
+        let sections = keys::SECTIONS.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
+        self.refuse_unknown(&top, sections.collect());
+        let node = self.required(&top, "node", text_as);
+        let mesh = self.mesh(document);
+        let underlay = self.underlay(document);
+        let bootstrap = self.bootstrap(document);
+        let interface = self.interface(document);
+        let files = self.files(document, path);
+        let probe = self.section(document, "probe");
+        let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
+        let log = self.section(document, "log");
+        let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
+        Some(Config {
+            node: node?,
+            mesh: mesh?,
+            underlay,
+            bootstrap,
+            interface,
+            files,
+            probe: Probe { interval },
+            log: Log { level },
+        })
+    }
+
+    fn mesh(&mut self, document: &DeTable<'_>) -> Option<Mesh> {
+        let section = self.section(document, "mesh");
+        let name = self.required(&section, "name", mesh_name);
+        let id = self.required(&section, "id", text_as);
+        let overlay = self.required(&section, "overlay", overlay);
+        let authorities = self.list(&section, "authorities", TrustAnchor::MAX_AUTHORITIES, text_as);
+        match &authorities {
+            Some(list) if list.is_empty() => self.complain(&section, "authorities", "the list is empty"),
+            None if section.get("authorities").is_none() => self.missing(&section, "authorities"),
+            _ => {}
+        }
+        let mesh = Mesh { name: name?, id: id?, overlay: overlay?, authorities: authorities? };
+        // What makes a mesh is the identity room's to say; what was not said above is said here.
+        if !mesh.authorities.is_empty()
+            && let Err(error) = mesh.trust_anchor()
+        {
+            self.complain(&section, error.field, &error.problem);
+        }
+        Some(mesh)
+    }
+
+    fn underlay(&mut self, document: &DeTable<'_>) -> Underlay {
+        let section = self.section(document, "underlay");
+        let listen = match section.get("listen").map(|value| value.get_ref()) {
+            Some(DeValue::String(_)) => self.optional(&section, "listen", listen_address).map(|one| vec![one]),
+            _ => self.list(&section, "listen", Underlay::LISTEN_LIMIT, listen_address),
+        };
+        if listen.as_ref().is_some_and(Vec::is_empty) {
+            self.complain(&section, "listen", "the list is empty");
+        }
+        let endpoints = self.list(&section, "endpoints", Underlay::ENDPOINT_LIMIT, endpoint).unwrap_or_default();
+        Underlay { listen: listen.unwrap_or_else(|| vec![default_listen()]), endpoints }
+    }
+
+    fn bootstrap(&mut self, document: &DeTable<'_>) -> Vec<Bootstrap> {
+        let top = Section { name: "", label: String::new(), table: Some(document), span: 0..0 };
+        let Some(value) = top.get("bootstrap") else { return Vec::new() };
+        let Some(entries) = value.get_ref().as_array() else {
+            self.problems.add(value.span(), "bootstrap", found(value), "[[bootstrap]] entries");
+            return Vec::new();
+        };
+        if entries.len() > Bootstrap::LIMIT {
+            let message = format!("{} entries", entries.len());
+            self.problems.add(value.span(), "bootstrap", message, "at most 64 entries");
+            return Vec::new();
+        }
+        let mut list: Vec<Bootstrap> = Vec::new();
+        for (i, entry) in entries.iter().enumerate() {
+            let label = format!("bootstrap[{}]", i + 1);
+            let Some(table) = entry.get_ref().as_table() else {
+                self.problems.add(entry.span(), &label, found(entry), "a [[bootstrap]] entry");
+                continue;
+            };
+            let section = Section { name: "bootstrap", label, table: Some(table), span: entry.span() };
+            self.refuse_unknown(&section, Vec::new());
+            let name = self.required(&section, "name", text_as);
+            let key = self.required(&section, "key", text_as);
+            let endpoint = self.required(&section, "endpoint", endpoint);
+            if let (Some(name), Some(key), Some(endpoint)) = (name, key, endpoint) {
+                if list.iter().any(|other| other.key == key && other.endpoint == endpoint) {
+                    self.complain(&section, "endpoint", "the same key and endpoint stand in an entry above");
+                }
+                list.push(Bootstrap { name, key, endpoint });
+            }
+        }
+        list
+    }
+
+    fn interface(&mut self, document: &DeTable<'_>) -> Interface {
+        let section = self.section(document, "interface");
+        let name = self.optional(&section, "name", interface_name).unwrap_or_else(|| "mesh0".to_owned());
+        let mtu = self.optional(&section, "mtu", mtu).unwrap_or(super::DEFAULT_MTU);
+        Interface { name, mtu }
+    }
+
+    fn files(&mut self, document: &DeTable<'_>, path: &Path) -> Files {
+        let section = self.section(document, "files");
+        let beside = Files::beside(path);
+        let files = Files {
+            identity: self.path(&section, "identity").unwrap_or(beside.identity),
+            certificate: self.path(&section, "certificate").unwrap_or(beside.certificate),
+            state_directory: self.path(&section, "state_directory").unwrap_or(beside.state_directory),
+            socket: self.path(&section, "socket").unwrap_or(beside.socket),
+            authority: self.path(&section, "authority"),
+            authority_passphrase_file: self.path(&section, "authority_passphrase_file"),
+            ledger: self.path(&section, "ledger"),
+        };
+        if files.authority.is_none() {
+            for name in ["authority_passphrase_file", "ledger"] {
+                if section.get(name).is_some() {
+                    self.complain(&section, name, "it belongs to files.authority, which is not given");
+                }
+            }
+        }
+        files
+    }
+
+    /// Finds a section, and complains of what is no table and of keys it does not have.
+    fn section<'a, 'i>(&mut self, document: &'a DeTable<'i>, name: &'static str) -> Section<'a, 'i> {
+        let found_at = document.iter().find(|(key, _)| key.get_ref() == name);
+        let mut section = Section { name, label: name.to_owned(), table: None, span: 0..0 };
+        if let Some((key, value)) = found_at {
+            section.span = key.span();
+            section.table = value.get_ref().as_table();
+            match section.table {
+                Some(_) => self.refuse_unknown(&section, Vec::new()),
+                None => self.problems.add(value.span(), name, found(value), &format!("a section, [{name}]")),
+            }
+        }
+        section
+    }
+
+    fn refuse_unknown(&mut self, section: &Section<'_, '_>, also: Vec<&'static str>) {
+        let Some(table) = section.table else { return };
+        let known: Vec<&'static str> = keys::names(section.name).chain(also).collect();
+        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+            let name = key.get_ref();
+            let message = match (nearest(name, known.iter().copied()), elsewhere(name)) {
+                (Some(near), _) => format!("unknown key; did you mean `{near}`?"),
+                (None, Some(place)) => format!("unknown key here; it belongs to [{place}]"),
+                (None, None) => "unknown key".to_owned(),
+            };
+            self.problems.add(key.span(), &section.key(name), message, &format!("one of {}", known.join(", ")));
+        }
+    }
+
+    fn optional<T>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = section.get(name)?;
+        match read(value) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.problems.add(value.span(), &section.key(name), message, expected(section, name));
+                None
+            }
+        }
+    }
+
+    fn required<T>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        if section.get(name).is_none() {
+            self.missing(section, name);
+        }
+        self.optional(section, name, read)
+    }
+
+    fn list<T: PartialEq>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        limit: usize,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let value = section.get(name)?;
+        let Some(items) = value.get_ref().as_array() else {
+            self.complain(section, name, &found(value));
+            return None;
+        };
+        if items.len() > limit {
+            self.complain(section, name, &format!("{} entries", items.len()));
+            return None;
+        }
+        let mut list = Vec::new();
+        let mut whole = true;
+        for item in items {
+            let problem = match read(item) {
+                Ok(item) if list.contains(&item) => "it stands in the list twice".to_owned(),
+                Ok(item) => {
+                    list.push(item);
+                    continue;
+                }
+                Err(message) => message,
+            };
+            whole = false;
+            self.problems.add(item.span(), &section.key(name), problem, expected(section, name));
+        }
+        whole.then_some(list)
+    }
+
+    fn path(&mut self, section: &Section<'_, '_>, name: &str) -> Option<PathBuf> {
+        let text = self.optional(section, name, |value| match text(value)? {
+            "" => Err("the path is empty".to_owned()),
+            path if path.contains('\0') => Err("the path has a zero byte".to_owned()),
+            path => Ok(path.to_owned()),
+        })?;
+        Some(self.directory.join(text))
+    }
+
+    fn complain(&mut self, section: &Section<'_, '_>, name: &str, message: &str) {
+        let span = section.get(name).map_or(section.span.clone(), |value| value.span());
+        self.problems.add(span, &section.key(name), message, expected(section, name));
+    }
+
+    fn missing(&mut self, section: &Section<'_, '_>, name: &str) {
+        let key = section.key(name);
+        self.problems.add(section.span.clone(), &key, "it is missing", expected(section, name));
+    }
+}
+
+fn expected(section: &Section<'_, '_>, name: &str) -> &'static str {
+    keys::find(section.name, name).map_or("", |key| key.value)
+}
+
+/// The section another key of that name stands in.
+fn elsewhere(name: &str) -> Option<&'static str> {
+    keys::KEYS.iter().find(|key| key.name == name && !key.section.is_empty()).map(|key| key.section)
+}
+
+fn found(value: &Value<'_>) -> String {
+    match value.get_ref() {
+        DeValue::String(text) => format!("found \"{}\"", shortened(text)),
+        DeValue::Integer(number) => format!("found the number {number}"),
+        DeValue::Float(_) => "found a fraction".to_owned(),
+        DeValue::Boolean(_) => "found true or false".to_owned(),
+        DeValue::Datetime(_) => "found a date".to_owned(),
+        DeValue::Array(_) => "found a list".to_owned(),
+        DeValue::Table(_) => "found a section".to_owned(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= 40 { text.to_owned() } else { text.chars().take(40).chain(['…']).collect() }
+}
+
+fn text<'a>(value: &'a Value<'_>) -> Result<&'a str, String> {
+    value.get_ref().as_str().ok_or_else(|| found(value))
+}
+
+fn text_as<T: FromStr>(value: &Value<'_>) -> Result<T, String>
+where
+    T::Err: std::fmt::Display,
+{
+    // What was expected is said once, by the list of keys.
+    let short = |error: T::Err| error.to_string().split(": expected").next().unwrap_or_default().to_owned();
+    text(value)?.parse().map_err(short)
+}
+
+fn mesh_name(value: &Value<'_>) -> Result<String, String> {
+    text_as::<NodeName>(value).map(|name| name.to_string())
+}
+
+fn overlay(value: &Value<'_>) -> Result<Ipv4Net, String> {
+    let net: Ipv4Net = text(value)?.parse().map_err(|_| found(value))?;
+    if net.prefix_len() < TrustAnchor::WIDEST_V4 {
+        return Err(format!("/{} is too wide", net.prefix_len()));
+    }
+    if net.prefix_len() > TrustAnchor::NARROWEST_V4 {
+        return Err(format!("/{} is too narrow", net.prefix_len()));
+    }
+    if net.trunc() != net {
+        return Err(format!("the range starts at another address; did you mean {}?", net.trunc()));
+    }
+    Ok(net)
+}
+
+fn listen_address(value: &Value<'_>) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text(value)?.parse().map_err(|_| no_socket_address(value))?;
+    if address.port() == 0 { Err("port 0 means any port, and the others must know it".to_owned()) } else { Ok(address) }
+}
+
+/// An address others send to: not the unspecified one, and no group.
+fn endpoint(value: &Value<'_>) -> Result<SocketAddr, String> {
+    let address = listen_address(value)?;
+    match address.ip() {
+        ip if ip.is_unspecified() => Err(format!("nobody can send to {ip}")),
+        ip if ip.is_multicast() => Err(format!("{ip} is a multicast group")),
+        _ => Ok(address),
+    }
+}
+
+fn no_socket_address(value: &Value<'_>) -> String {
+    match text(value) {
+        Ok(text) if text.parse::<std::net::IpAddr>().is_ok() => {
+            let bracketed = if text.contains(':') { format!("[{text}]") } else { text.to_owned() };
+            format!("the port is missing; did you mean {bracketed}:{}?", super::DEFAULT_PORT)
+        }
+        Ok(text) if text.chars().any(char::is_alphabetic) && !text.contains("::") => {
+            format!("{}; names are not looked up", found(value))
+        }
+        _ => found(value),
+    }
+}
+
+fn interface_name(value: &Value<'_>) -> Result<String, String> {
+    let name = text(value)?;
+    let fits = |c: char| c.is_ascii_graphic() && !"/:%".contains(c);
+    let good = (1..=15).contains(&name.len()) && name.chars().all(fits) && name != "." && name != "..";
+    if good { Ok(name.to_owned()) } else { Err(found(value)) }
+}
+
+fn mtu(value: &Value<'_>) -> Result<u16, String> {
+    let number = value.get_ref().as_integer().ok_or_else(|| found(value))?;
+    let parsed = u16::from_str_radix(number.as_str(), number.radix()).ok();
+    parsed.filter(|mtu| (1280..=9000).contains(mtu)).ok_or_else(|| found(value))
+}
+
+fn interval(value: &Value<'_>) -> Result<Duration, String> {
+    let parsed = duration::parse(text(value)?)?;
+    let fits = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&parsed);
+    if fits { Ok(parsed) } else { Err(found(value)) }
+}
+
+fn level(value: &Value<'_>) -> Result<Level, String> {
+    let name = text(value)?;
+    Level::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
+        match nearest(name, Level::ALL.map(Level::name)) {
+            Some(near) => format!("found \"{}\"; did you mean \"{near}\"?", shortened(name)),
+            None => found(value),
+        }
+    })
+}

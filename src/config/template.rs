@@ -1,0 +1,157 @@
+//! The commented file that `meshctl init` and `meshctl join` write.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{Config, Files, directory_of, duration, keys};
+
+/// What becomes of keys that stand at their default.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Defaults {
+    /// They are comments, so that a later default reaches this host.
+    Commented,
+    /// They are written out.
+    Written,
+}
+
+pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String {
+    let plain = Config::new(config.node.clone(), config.mesh.clone(), path);
+    let mut writer = Writer { out: String::new(), defaults };
+    writer.out.push_str(
+        "# meshd.toml: one node of a mesh. Check it with `meshctl check`, take it over with `systemctl reload meshd`.\n\
+         # Lines that start with `#` and a key show that key's default.\n\n",
+    );
+    writer.key("", "node", &quoted(config.node.to_string()), false);
+
+    writer.section("mesh");
+    writer.key("mesh", "name", &quoted(&config.mesh.name), false);
+    writer.key("mesh", "id", &quoted(config.mesh.id.to_string()), false);
+    writer.key("mesh", "overlay", &quoted(config.mesh.overlay.to_string()), false);
+    writer.key("mesh", "authorities", &list(&config.mesh.authorities), false);
+
+    writer.section("underlay");
+    let listen = match config.underlay.listen.as_slice() {
+        [one] => quoted(one.to_string()),
+        several => list(several),
+    };
+    writer.key("underlay", "listen", &listen, config.underlay.listen == plain.underlay.listen);
+    let endpoints = list(&config.underlay.endpoints);
+    writer.key("underlay", "endpoints", &endpoints, config.underlay.endpoints.is_empty());
+
+    writer.bootstrap(config);
+
+    writer.section("interface");
+    let interface = &config.interface;
+    writer.key("interface", "name", &quoted(&interface.name), interface.name == plain.interface.name);
+    writer.key("interface", "mtu", &interface.mtu.to_string(), interface.mtu == plain.interface.mtu);
+
+    writer.files(&config.files, &plain.files, path);
+
+    writer.section("probe");
+    let interval = quoted(duration::format(config.probe.interval));
+    writer.key("probe", "interval", &interval, config.probe == plain.probe);
+
+    writer.section("log");
+    writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
+    writer.out
+}
+
+struct Writer {
+    out: String,
+    defaults: Defaults,
+}
+
+impl Writer {
+    fn section(&mut self, name: &str) {
+        self.comment_of_section(name);
+        self.line(&format!("[{name}]"));
+    }
+
+    fn comment_of_section(&mut self, name: &str) {
+        let about = keys::SECTIONS.iter().find(|(section, _)| *section == name).map_or("", |(_, about)| about);
+        self.line(&format!("\n# {about}"));
+    }
+
+    /// Writes a key with what it means; as a comment where it stands at its default.
+    fn key(&mut self, section: &str, name: &str, value: &str, is_default: bool) {
+        self.comment_of_key(section, name);
+        let mark = if is_default && self.defaults == Defaults::Commented { "# " } else { "" };
+        self.line(&format!("{mark}{name} = {value}"));
+    }
+
+    fn comment_of_key(&mut self, section: &str, name: &str) {
+        if let Some(key) = keys::find(section, name) {
+            let default = if key.default.is_empty() { String::new() } else { format!(" Default: {}.", key.default) };
+            self.line(&format!("# {} Value: {}.{default}", key.about, key.value));
+        }
+    }
+
+    fn bootstrap(&mut self, config: &Config) {
+        self.comment_of_section("bootstrap");
+        for name in ["name", "key", "endpoint"] {
+            self.comment_of_key("bootstrap", name);
+        }
+        if config.bootstrap.is_empty() {
+            self.line("# [[bootstrap]]\n# name = \"web1\"\n# key = \"…\"\n# endpoint = \"198.51.100.1:7655\"");
+        }
+        for member in &config.bootstrap {
+            self.line("[[bootstrap]]");
+            self.line(&format!("name = {}", quoted(member.name.to_string())));
+            self.line(&format!("key = {}", quoted(member.key.to_string())));
+            self.line(&format!("endpoint = {}", quoted(member.endpoint.to_string())));
+        }
+    }
+
+    fn files(&mut self, files: &Files, plain: &Files, path: &Path) {
+        self.section("files");
+        let directory = directory_of(path);
+        let shown = |file: &Path| quoted(file.strip_prefix(&directory).unwrap_or(file).to_string_lossy());
+        for (name, file, default) in [
+            ("identity", &files.identity, &plain.identity),
+            ("certificate", &files.certificate, &plain.certificate),
+            ("state_directory", &files.state_directory, &plain.state_directory),
+            ("socket", &files.socket, &plain.socket),
+        ] {
+            self.key("files", name, &shown(file), file == default);
+        }
+        for (name, file, example) in [
+            ("authority", &files.authority, "authority.key"),
+            ("authority_passphrase_file", &files.authority_passphrase_file, "authority.passphrase"),
+            ("ledger", &files.ledger, "authority.ledger"),
+        ] {
+            match file {
+                Some(file) => self.key("files", name, &shown(file), false),
+                None => {
+                    self.comment_of_key("files", name);
+                    self.line(&format!("# {name} = \"{example}\""));
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(self.out, "{line}");
+    }
+}
+
+/// A TOML string with everything escaped that must be.
+fn quoted(text: impl AsRef<str>) -> String {
+    let mut out = String::from("\"");
+    for c in text.as_ref().chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}

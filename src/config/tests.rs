@@ -1,0 +1,233 @@
+//! Tests of the whole room: text to values, values to text, differences.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MINIMAL: &str = r#"
+node = "web1"
+
+[mesh]
+name = "example"
+id = "000102030405060708090a0b0c0d0e0f"
+overlay = "10.77.0.0/16"
+authorities = ["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
+"#;
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, Path::new("/srv/mesh/meshd.toml"))
+}
+
+fn errors(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_minimal_file_gets_every_default() {
+    let config = parse(MINIMAL).unwrap();
+    let defaults = Config::new(config.node.clone(), config.mesh.clone(), Path::new("/srv/mesh/meshd.toml"));
+    assert_eq!(config, defaults);
+    assert_eq!(config.files.identity, Path::new("/srv/mesh/identity.key"));
+    assert_eq!(config.files.state_directory, Path::new("/srv/mesh/state"));
+    assert_eq!(config.files.socket, Path::new("/srv/mesh/meshd.sock"));
+    assert_eq!(config.interface.mtu, 1420);
+}
+
+#[test]
+fn a_system_file_keeps_to_the_hierarchy() {
+    let config = Config::parse(MINIMAL, Path::new("/etc/meshd/meshd.toml")).unwrap();
+    assert_eq!(config.files.certificate, Path::new("/etc/meshd/node.cert"));
+    assert_eq!(config.files.state_directory, Path::new("/var/lib/meshd"));
+    assert_eq!(config.files.socket, Path::new("/run/meshd/meshd.sock"));
+}
+
+#[test]
+fn relative_places_start_at_the_file_and_absolute_ones_stay() {
+    let text = format!("{MINIMAL}[files]\nidentity = \"keys/id\"\nauthority = \"/root/a.key\"\n");
+    let files = parse(&text).unwrap().files;
+    assert_eq!(files.identity, Path::new("/srv/mesh/keys/id"));
+    assert_eq!(files.authority.as_deref(), Some(Path::new("/root/a.key")));
+    assert_eq!(files.ledger_path().as_deref(), Some(Path::new("/root/a.ledger")));
+}
+
+#[test]
+fn every_error_is_told_at_once_with_its_place() {
+    let text = r#"node = "Web 1"
+[mesh]
+name = "example"
+id = "0001"
+overlay = "10.77.0.1/16"
+[underlay]
+lisen = "0.0.0.0:7655"
+listen = "203.0.113.5"
+endpoints = ["0.0.0.0:7655", "db.example.com:7655"]
+[interface]
+mtu = 65536
+level = "info"
+[prob]
+interval = "1s"
+"#;
+    insta::assert_snapshot!(errors(text), @r#"
+        /srv/mesh/meshd.toml:1:8: node: `Web 1` is no node name (expected a name: 1 to 63 of [a-z0-9-])
+        /srv/mesh/meshd.toml:2:2: mesh.authorities: it is missing (expected a list of 1 to 4 Ed25519 public keys in base64)
+        /srv/mesh/meshd.toml:4:6: mesh.id: `0001` is no identifier (expected 32 hexadecimal digits)
+        /srv/mesh/meshd.toml:5:11: mesh.overlay: the range starts at another address; did you mean 10.77.0.0/16? (expected an IPv4 range between /8 and /29)
+        /srv/mesh/meshd.toml:7:1: underlay.lisen: unknown key; did you mean `listen`? (expected one of listen, endpoints)
+        /srv/mesh/meshd.toml:8:10: underlay.listen: the port is missing; did you mean 203.0.113.5:7655? (expected ADDRESS:PORT, or a list of up to 4)
+        /srv/mesh/meshd.toml:9:14: underlay.endpoints: nobody can send to 0.0.0.0 (expected a list of up to 16 ADDRESS:PORT)
+        /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
+        /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
+        /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, interface, files, probe, log)
+    "#);
+}
+
+#[test]
+fn broken_toml_is_told_without_the_noise_it_causes() {
+    insta::assert_snapshot!(errors("node = \"web1\nmesh = ["), @r#"
+        /srv/mesh/meshd.toml:1:13: invalid basic string, expected `"`
+        /srv/mesh/meshd.toml:2:9: unclosed array, expected `]`
+    "#);
+}
+
+#[test]
+fn a_problem_shows_its_line() {
+    let text = MINIMAL.replace("10.77.0.0/16", "10.77.0.1/16");
+    insta::assert_snapshot!(parse(&text).unwrap_err().render(false), @r#"
+        error: mesh.overlay: the range starts at another address; did you mean 10.77.0.0/16?
+         --> /srv/mesh/meshd.toml:7:11
+          |
+        7 | overlay = "10.77.0.1/16"
+          |           ^^^^^^^^^^^^^^ expected an IPv4 range between /8 and /29
+
+        /srv/mesh/meshd.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn lists_are_bounded_and_without_twins() {
+    let listen = format!("{MINIMAL}[underlay]\nlisten = [{}]", "\"[::]:1\",".repeat(5));
+    assert!(errors(&listen).contains("underlay.listen: 5 entries"));
+    let twin = format!("{MINIMAL}[underlay]\nendpoints = [\"192.0.2.1:1\", \"192.0.2.1:1\"]");
+    assert!(errors(&twin).contains("it stands in the list twice"));
+    let none = MINIMAL.replace("\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"", "");
+    assert!(errors(&none).contains("mesh.authorities: the list is empty"));
+}
+
+#[test]
+fn an_authority_s_companions_need_the_authority() {
+    let text = format!("{MINIMAL}[files]\nledger = \"x\"");
+    assert!(errors(&text).contains("files.ledger: it belongs to files.authority"));
+}
+
+#[test]
+fn the_shipped_example_is_what_the_code_writes() {
+    let path = Path::new("/etc/meshd/meshd.toml");
+    let example = include_str!("../../examples/meshd.toml");
+    let config = Config::parse(example, path).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.to_toml_in_full(path), example);
+    for key in keys::KEYS {
+        assert!(example.contains(&format!("\n{} = ", key.name)), "{}.{}", key.section, key.name);
+    }
+}
+
+fn addresses(limit: usize) -> impl Strategy<Value = Vec<SocketAddr>> {
+    let v4 = (1u32..0x7f00_0000, 1u16..).prop_map(|(ip, port)| SocketAddr::from((std::net::Ipv4Addr::from(ip), port)));
+    let v6 = (any::<u64>(), 1u16..).prop_map(|(ip, port)| {
+        SocketAddr::from((std::net::Ipv6Addr::from((0x2001_0db8_u128 << 96) | u128::from(ip)), port))
+    });
+    let one = prop_oneof![v4, v6];
+    prop::collection::btree_set(one, 0..=limit).prop_map(|set| set.into_iter().collect())
+}
+
+fn path() -> impl Strategy<Value = std::path::PathBuf> {
+    prop_oneof!["[a-z][a-z0-9 \"\\\\éü-]{0,12}", "/[a-z][a-z0-9/]{0,12}[a-z]"]
+        .prop_map(|text| Path::new("/srv/mesh").join(text))
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let files = (
+        path(),
+        path(),
+        path(),
+        path(),
+        prop::option::of((path(), prop::option::of(path()), prop::option::of(path()))),
+    );
+    let rest = ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>());
+    (addresses(4), addresses(16), addresses(8), files, rest).prop_map(|(listen, endpoints, members, files, rest)| {
+        let minimal = parse(MINIMAL).expect("the minimal file is valid");
+        let (name, mtu, millis, level, length, id) = rest;
+        let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
+        let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
+            Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
+            None => (None, None, None),
+        };
+        Config {
+            node: minimal.node.clone(),
+            mesh: Mesh {
+                id: MeshId::from_bytes(id),
+                overlay: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), length).trunc(),
+                ..minimal.mesh.clone()
+            },
+            underlay: Underlay { listen: if listen.is_empty() { minimal.underlay.listen } else { listen }, endpoints },
+            bootstrap: members
+                .into_iter()
+                .map(|endpoint| Bootstrap { name: minimal.node.clone(), key, endpoint })
+                .collect(),
+            interface: Interface { name, mtu },
+            files: Files {
+                identity: files.0,
+                certificate: files.1,
+                state_directory: files.2,
+                socket: files.3,
+                authority: authority.0,
+                authority_passphrase_file: authority.1,
+                ledger: authority.2,
+            },
+            probe: Probe { interval: Duration::from_millis(millis) },
+            log: Log { level: Level::ALL[level] },
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back(config in config()) {
+        let path = Path::new("/srv/mesh/meshd.toml");
+        for text in [config.to_toml(path), config.to_toml_in_full(path)] {
+            let read = Config::parse(&text, path);
+            prop_assert_eq!(read.as_ref(), Ok(&config), "{}", text);
+        }
+    }
+
+    #[test]
+    fn applying_the_difference_gives_the_new_one(old in config(), new in config()) {
+        let mut changed = old.clone();
+        let changes = diff(&old, &new);
+        changes.iter().for_each(|change| change.apply(&mut changed));
+        prop_assert_eq!(&changed, &new);
+        prop_assert!(diff(&changed, &new).is_empty());
+    }
+
+    #[test]
+    fn any_text_is_read_without_panic(text in "(?s).{0,200}") {
+        if let Err(problems) = parse(&text) {
+            prop_assert!(!problems.is_empty());
+            let _ = problems.render(true);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_read_without_panic(at in 0usize..220, byte in "[\\[\\]\"=#\n.é0]") {
+        let mut text = MINIMAL.to_owned();
+        let at = at.min(text.len() - 1);
+        if text.is_char_boundary(at) {
+            text.replace_range(at..=at, &byte);
+        }
+        if let Err(problems) = parse(&text) {
+            prop_assert!(!problems.render(false).is_empty());
+        }
+    }
+}
