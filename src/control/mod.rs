@@ -1,1 +1,301 @@
-//! The control room.
+//! The node's mind: who the members are, how to reach each, how each link is. Pure.
+//!
+//! [`Engine`] is one state machine. Its inputs are the `handle_*` methods and the commands, its outputs come from
+//! [`Engine::poll_output`], its next deadline from [`Engine::poll_timeout`]. After any call that takes `&mut self` the driver
+//! drains `poll_output` until it returns `None`, in order, then re-arms its timer. It reads no clock and owns no socket: the
+//! daemon drives it with real ones, `tests/sim` drives hundreds of them in virtual time.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `membership` | which signed objects we believe, and which replaces which |
+//! | `gossip` | what to tell whom, how digests are compared |
+//! | `exchange` | what a control message makes us do |
+//! | `admission` | introductions, joins, invites, renewals, revocations |
+//! | `contact` | when and where to try to reach a peer |
+//! | `probe` | when to probe a link, what an answer or silence means |
+//! | `link` | a peer's life: its contact and its probes together |
+//! | `routing` | which peer owns which overlay address and prefix |
+//! | `snapshot` | what survives a restart |
+//! | `view` | what `meshctl status` is told |
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod contact;
+mod exchange;
+pub mod gossip;
+pub mod limit;
+mod link;
+pub mod membership;
+pub mod output;
+pub mod probe;
+pub mod routing;
+pub mod snapshot;
+pub mod timer;
+pub mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::identity::{
+    Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, TrustAnchor, WireguardKey,
+};
+use crate::time::{Instant, UnixTime};
+use gossip::Gossip;
+use limit::StrangerLimit;
+use link::{Bootstrap, Peer};
+use membership::Membership;
+use output::{Event, Output, Persist};
+use timer::{TimerName, Timers};
+
+pub use admission::CommandError;
+pub use link::SessionEvent;
+pub use view::{PeerView, View};
+
+/// The version of the control protocol this build speaks, announced in its record.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Feature bit in a record: this node holds the authority's key and renews certificates.
+pub const FEATURE_RENEWS: u32 = 1;
+
+/// How long a record is valid: a node that was away for a month announces itself anew.
+const RECORD_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// How often a record is made anew: four chances before the old one ends.
+const RECORD_REFRESH: Duration = Duration::from_secs(7 * 86_400);
+/// How often certificates are looked at: fine against a grace of a day and a renewal at half of 30 days.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
+/// Time between digests while something changed lately.
+const ANTI_ENTROPY_BUSY: Duration = Duration::from_secs(1);
+/// Time between digests in a quiet mesh.
+const ANTI_ENTROPY_QUIET: Duration = Duration::from_secs(10);
+/// How long a change keeps the digests frequent.
+const BUSY_FOR: Duration = Duration::from_secs(10);
+
+/// Who this node is.
+pub struct OwnNode {
+    /// Its private keys.
+    pub keys: NodeKeys,
+    /// Its certificate.
+    pub certificate: SignedCertificate,
+    /// The mesh it belongs to.
+    pub anchor: TrustAnchor,
+    /// The authority's key, on a node that signs.
+    pub authority: Option<Authority>,
+    /// The invites this node has given out.
+    pub invites: InviteBook,
+}
+
+/// What the configuration says about the control engine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time between two probes of a link.
+    pub probe_interval: Duration,
+    /// The endpoints to announce.
+    pub endpoints: Vec<SocketAddr>,
+    /// Members to contact while nobody else is known.
+    pub bootstrap: Vec<BootstrapPeer>,
+}
+
+/// A member that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootstrapPeer {
+    /// Its WireGuard key.
+    pub key: WireguardKey,
+    /// Where it is.
+    pub endpoint: SocketAddr,
+}
+
+/// A control payload as it came out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The peer whose tunnel it came through.
+    pub peer: NodeId,
+    /// When the kernel received its datagram.
+    pub stamped: Instant,
+    /// When the daemon read it.
+    pub read: Instant,
+}
+
+/// The control engine of one node.
+pub struct Engine {
+    own: OwnNode,
+    node: NodeId,
+    settings: Settings,
+    membership: Membership,
+    gossip: Gossip,
+    peers: BTreeMap<NodeId, Peer>,
+    bootstraps: BTreeMap<WireguardKey, Bootstrap>,
+    strangers: StrangerLimit,
+    timers: Timers,
+    rng: ChaCha12Rng,
+    outputs: VecDeque<Output>,
+    /// Random per start: two values alternating under one key betray a cloned host.
+    boot: u64,
+    sequence: u64,
+    last_change: Instant,
+    last_clone_answer: Option<Instant>,
+    clone_seen: Option<Instant>,
+    revoked: bool,
+    renewal_asked: Option<Instant>,
+    renewed: BTreeMap<NodeId, Instant>,
+    /// Operators' pings under way: whom they went to, and when.
+    pings: BTreeMap<u32, (NodeId, Instant)>,
+    /// Contacts of an earlier life, until their members are adopted.
+    remembered: BTreeMap<NodeId, contact::Contact>,
+}
+
+impl Engine {
+    /// Makes the engine of a node from what it is, what it remembers, and a random seed.
+    ///
+    /// A snapshot that does not fit the mesh is ignored object by object: each one is verified again.
+    pub fn new(
+        own: OwnNode,
+        settings: Settings,
+        snapshot: Option<snapshot::Snapshot>,
+        seed: [u8; 32],
+        now: Instant,
+        wall: UnixTime,
+    ) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let boot = rng.next_u64();
+        let mut engine = Engine {
+            node: own.certificate.certificate().node,
+            membership: Membership::new(own.anchor.clone()),
+            own,
+            settings,
+            gossip: Gossip::default(),
+            peers: BTreeMap::new(),
+            bootstraps: BTreeMap::new(),
+            strangers: StrangerLimit::new(now),
+            timers: Timers::default(),
+            rng,
+            outputs: VecDeque::new(),
+            boot,
+            sequence: 0,
+            last_change: now,
+            last_clone_answer: None,
+            clone_seen: None,
+            revoked: false,
+            renewal_asked: None,
+            renewed: BTreeMap::new(),
+            pings: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+        };
+        if let Some(snapshot) = snapshot {
+            engine.restore(snapshot, now, wall);
+        }
+        let certificate = engine.own.certificate.clone();
+        engine.revoked = engine.membership.is_revoked(certificate.certificate());
+        engine.membership.merge_verified(certificate, wall);
+        engine.publish(now, wall);
+        engine.start_peers(now);
+        engine.start_bootstraps(now);
+        engine.timers.set(TimerName::AntiEntropy, now + ANTI_ENTROPY_BUSY);
+        engine.timers.set(TimerName::Certificates, now + CERTIFICATE_CHECK);
+        engine
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This node's certificate.
+    pub fn certificate(&self) -> &SignedCertificate {
+        &self.own.certificate
+    }
+
+    /// The endpoints this node announces.
+    pub fn endpoints(&self) -> &[SocketAddr] {
+        &self.settings.endpoints
+    }
+
+    /// Whether this node holds the authority's key.
+    pub fn is_authority(&self) -> bool {
+        self.own.authority.is_some()
+    }
+
+    /// What this node knows of the mesh.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Takes the next thing to do.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns when [`Engine::handle_timeout`] wants to be called, and why.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerName)> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, wall: UnixTime) {
+        while let Some(name) = self.timers.pop_due(now) {
+            match name {
+                TimerName::Flush => self.flush(now),
+                TimerName::AntiEntropy => self.compare_with_someone(now),
+                TimerName::Record => self.publish(now, wall),
+                TimerName::Certificates => self.check_certificates(now, wall),
+                TimerName::Contact(node) => self.try_contact(node, now, wall),
+                TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
+                TimerName::Probe(node) => self.probe(node, now),
+            }
+        }
+    }
+
+    /// Replaces the endpoints this node announces.
+    pub fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant, wall: UnixTime) {
+        if self.settings.endpoints != endpoints {
+            self.settings.endpoints = endpoints;
+            self.publish(now, wall);
+        }
+    }
+
+    /// Signs a fresh record of our own and tells the mesh.
+    fn publish(&mut self, now: Instant, wall: UnixTime) {
+        // The wall clock in milliseconds as a floor: the sequence goes up across restarts even where no state was kept.
+        self.sequence = self.sequence.saturating_add(1).max(wall.as_secs().saturating_mul(1000));
+        let issued = wall.max(self.membership.floor());
+        let record = Record {
+            mesh: self.own.anchor.mesh,
+            node: self.node,
+            sequence: self.sequence,
+            issued,
+            expires: issued + RECORD_LIFETIME,
+            endpoints: self.settings.endpoints.iter().copied().take(Record::MAX_ENDPOINTS).collect(),
+            boot: self.boot,
+            protocol_version: PROTOCOL_VERSION,
+            certificate_serial: self.own.certificate.certificate().serial,
+            features: if self.own.authority.is_some() { FEATURE_RENEWS } else { 0 },
+        };
+        let Ok(signed) = SignedRecord::sign(&record, &self.own.keys.signing) else {
+            // Only a clock beyond what a record can express leads here; the next refresh tries again.
+            return self.timers.set(TimerName::Record, now + CERTIFICATE_CHECK);
+        };
+        self.membership.merge_record(self.node, signed.bytes());
+        self.spread(gossip::Object::Record(self.node), None, now);
+        self.output(Output::Persist(Persist::Membership));
+        let jitter = Duration::from_secs(u64::from(self.rng.next_u32()) % (RECORD_REFRESH.as_secs() / 10));
+        self.timers.set(TimerName::Record, now + RECORD_REFRESH - jitter);
+    }
+
+    /// Our own record or introduction parts, as the wire carries them.
+    fn own_record(&self) -> Option<&SignedRecord> {
+        self.membership.get(self.node).and_then(|member| member.record.as_ref())
+    }
+
+    fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn event(&mut self, event: Event) {
+        self.output(Output::Event(event));
+    }
+}

@@ -1,0 +1,284 @@
+//! What a control message makes us do.
+
+use super::gossip::{self, GATHER, Object};
+use super::membership::{Merge, Refusal};
+use super::output::{Departure, Event, Output, Persist};
+use super::timer::TimerName;
+use super::{ANTI_ENTROPY_BUSY, ANTI_ENTROPY_QUIET, Arrival, BUSY_FOR, Engine};
+use crate::identity::{NodeId, SignedCertificate, SignedRecord};
+use crate::time::{Instant, UnixTime};
+use crate::wire::DropReason;
+use crate::wire::control::{ControlError, ControlMessage, Items, Want, id_bytes};
+use crate::wire::probe::Probe;
+use rand_core::RngCore;
+use std::time::Duration;
+
+/// A new session sends a digest at once while there are fewer than this many: a node that comes up asks its first peers, not
+/// everybody.
+const GREET_FIRST: usize = 3;
+/// Shortest time between two answers to another user of our identity.
+const CLONE_PAUSE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Takes a control payload out of a peer's tunnel.
+    ///
+    /// # Errors
+    /// The reason to count it under, where it was dropped.
+    pub fn handle_message(
+        &mut self,
+        arrival: Arrival,
+        payload: &[u8],
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<(), DropReason> {
+        if !self.peers.contains_key(&arrival.peer) {
+            return Err(DropReason::NotAdmitted);
+        }
+        if let Some(probe) = Probe::decode(payload) {
+            self.handle_probe(arrival, probe, payload.len(), now);
+            return Ok(());
+        }
+        let from = arrival.peer;
+        if !self.gossip.receive(from, payload.len(), now) {
+            return Err(DropReason::RateLimited);
+        }
+        match ControlMessage::decode(payload) {
+            Err(ControlError::Malformed) => return Err(DropReason::BadControl),
+            Err(ControlError::Unknown) => {}
+            Ok(ControlMessage::Digest(digest)) => {
+                for message in gossip::answer_digest(&self.membership, &digest) {
+                    self.send(from, &message);
+                }
+            }
+            Ok(ControlMessage::Summary(summary)) => {
+                let (push, wants) = gossip::answer_summary(&self.membership, &summary);
+                self.push_all(from, push, now);
+                wants.iter().for_each(|want| self.send(from, want));
+            }
+            Ok(ControlMessage::RevocationSummary(summary)) => {
+                let (push, wants) = gossip::answer_revocations(&self.membership, &summary);
+                self.push_all(from, push, now);
+                wants.iter().for_each(|want| self.send(from, want));
+            }
+            Ok(ControlMessage::Want(want)) => {
+                let objects = gossip::answer_want(&self.membership, &want);
+                self.push_all(from, objects, now);
+            }
+            Ok(ControlMessage::Items(items)) => self.handle_items(from, &items, now, wall),
+            Ok(ControlMessage::RenewalRequest) => self.handle_renewal_request(from, now, wall),
+            Ok(ControlMessage::RenewalReply(reply)) => self.handle_renewal_reply(&reply.certificate, now, wall),
+        }
+        Ok(())
+    }
+
+    fn handle_items(&mut self, from: NodeId, items: &Items, now: Instant, wall: UnixTime) {
+        for bytes in &items.revocations {
+            self.take_revocation(bytes, Some(from), now);
+        }
+        for bytes in &items.certificates {
+            self.take_certificate(bytes, Some(from), now, wall);
+        }
+        let mut missing = Vec::new();
+        for bytes in &items.records {
+            let Some(node) = SignedRecord::peek_node(bytes) else {
+                self.blame(Some(from), Refusal::Invalid);
+                continue;
+            };
+            if self.take_record(node, bytes, Some(from), now, wall) == Merge::Refused(Refusal::Unknown) {
+                missing.push(id_bytes(node));
+            }
+        }
+        if !missing.is_empty() {
+            let want = Want { certificates: missing.clone(), records: missing, ..Want::default() };
+            self.send(from, &ControlMessage::Want(want));
+        }
+    }
+
+    /// Merges a certificate, from a peer or (without one) from an introduction, a join or the operator.
+    pub(super) fn take_certificate(
+        &mut self,
+        bytes: &[u8],
+        from: Option<NodeId>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Merge {
+        let (merge, node) = self.membership.merge_certificate(bytes, wall);
+        self.after_certificate(merge, node, from, now, wall)
+    }
+
+    /// Merges a certificate that was verified against our anchor.
+    pub(super) fn take_verified(
+        &mut self,
+        signed: SignedCertificate,
+        from: Option<NodeId>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Merge {
+        let node = signed.certificate().node;
+        let merge = self.membership.merge_verified(signed, wall);
+        self.after_certificate(merge, Some(node), from, now, wall)
+    }
+
+    fn after_certificate(
+        &mut self,
+        merge: Merge,
+        node: Option<NodeId>,
+        from: Option<NodeId>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Merge {
+        match (merge, node) {
+            (Merge::New | Merge::Updated, Some(node)) => {
+                self.drop_former(Departure::Replaced);
+                if node == self.node {
+                    self.adopt_own_certificate(now, wall);
+                } else {
+                    self.adopt(node, now);
+                }
+                self.spread(Object::Certificate(node), from, now);
+                self.output(Output::Routing);
+                self.output(Output::Persist(Persist::Membership));
+            }
+            (Merge::Refused(Refusal::Revoked), Some(node)) => {
+                // The sender has not heard of the revocation yet.
+                if let Some(from) = from {
+                    self.gossip.push(from, Object::Revocation(node));
+                    self.timers.set_earlier(TimerName::Flush, now + GATHER);
+                }
+            }
+            (Merge::Refused(refusal), _) => self.blame(from, refusal),
+            _ => {}
+        }
+        merge
+    }
+
+    /// Merges a record.
+    pub(super) fn take_record(
+        &mut self,
+        node: NodeId,
+        bytes: &[u8],
+        from: Option<NodeId>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Merge {
+        if node == self.node {
+            self.take_own_record(bytes, now, wall);
+            return Merge::Known;
+        }
+        let merge = self.membership.merge_record(node, bytes);
+        match merge {
+            Merge::New | Merge::Updated => {
+                self.adopt(node, now);
+                self.spread(Object::Record(node), from, now);
+                self.output(Output::Persist(Persist::Membership));
+            }
+            Merge::Refused(Refusal::Revoked) => {
+                if let Some(from) = from {
+                    self.gossip.push(from, Object::Revocation(node));
+                    self.timers.set_earlier(TimerName::Flush, now + GATHER);
+                }
+            }
+            Merge::Refused(refusal @ Refusal::Invalid) => self.blame(from, refusal),
+            _ => {}
+        }
+        merge
+    }
+
+    /// Merges a revocation and cuts off whom it names.
+    pub(super) fn take_revocation(&mut self, bytes: &[u8], from: Option<NodeId>, now: Instant) -> Merge {
+        let (merge, _) = self.membership.merge_revocation(bytes);
+        match merge {
+            Merge::New => {
+                if self.membership.is_revoked(self.own.certificate.certificate()) && !self.revoked {
+                    self.revoked = true;
+                    self.event(Event::Revoked);
+                }
+                self.drop_former(Departure::Revoked);
+                let subjects: Vec<NodeId> = self.membership.revocations().map(|(node, _)| node).collect();
+                for node in subjects {
+                    if self.membership.revocation(node).is_some_and(|revocation| revocation.bytes() == bytes) {
+                        self.spread(Object::Revocation(node), from, now);
+                    }
+                }
+                self.output(Output::Routing);
+                self.output(Output::Persist(Persist::Revocation));
+            }
+            Merge::Refused(refusal) => self.blame(from, refusal),
+            _ => {}
+        }
+        merge
+    }
+
+    /// A record of our own that we did not just make: a copy of an older one, what we said before our state was lost, or the
+    /// word of another host that runs with our keys.
+    fn take_own_record(&mut self, bytes: &[u8], now: Instant, wall: UnixTime) {
+        let Ok(signed) = SignedRecord::verify(bytes, self.own.certificate.certificate()) else { return };
+        let theirs = signed.record();
+        if theirs.sequence <= self.sequence {
+            return;
+        }
+        if self.last_clone_answer.is_some_and(|last| now.saturating_since(last) < CLONE_PAUSE) {
+            return;
+        }
+        if theirs.boot != self.boot && self.last_clone_answer.is_some() {
+            // The first newer record may be our own from before a restore; a second one has another living author.
+            self.clone_seen = Some(now);
+            self.event(Event::Cloned);
+        }
+        self.last_clone_answer = Some(now);
+        self.sequence = theirs.sequence;
+        self.publish(now, wall);
+    }
+
+    fn blame(&mut self, from: Option<NodeId>, refusal: Refusal) {
+        if let Some(from) = from {
+            self.event(Event::Refused { from, refusal });
+        }
+    }
+
+    fn push_all(&mut self, to: NodeId, objects: Vec<Object>, now: Instant) {
+        if !objects.is_empty() {
+            objects.into_iter().for_each(|object| self.gossip.push(to, object));
+            self.timers.set_earlier(TimerName::Flush, now + GATHER);
+        }
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: &ControlMessage) {
+        self.output(Output::Message { to, via: None, bytes: message.encode() });
+    }
+
+    /// A session with a peer just came up: compare notes, if we are new ourselves.
+    pub(super) fn greet(&mut self, node: NodeId, now: Instant) {
+        if self.gossip.len() <= GREET_FIRST {
+            let digest = self.membership.digest();
+            self.send(node, &ControlMessage::Digest(digest));
+        }
+        let busy = now.saturating_since(self.last_change) < BUSY_FOR;
+        if busy {
+            self.timers.set_earlier(TimerName::AntiEntropy, now + ANTI_ENTROPY_BUSY);
+        }
+    }
+
+    pub(super) fn compare_with_someone(&mut self, now: Instant) {
+        let peers: Vec<NodeId> = self.gossip.peers().collect();
+        if !peers.is_empty() {
+            let peer = peers[self.rng.next_u32() as usize % peers.len()];
+            let digest = self.membership.digest();
+            self.send(peer, &ControlMessage::Digest(digest));
+        }
+        let busy = now.saturating_since(self.last_change) < BUSY_FOR;
+        let pause = if busy { ANTI_ENTROPY_BUSY } else { ANTI_ENTROPY_QUIET };
+        let jitter = 0.75 + 0.5 * f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
+        self.timers.set(TimerName::AntiEntropy, now + pause.mul_f64(jitter));
+    }
+
+    pub(super) fn flush(&mut self, now: Instant) {
+        let (messages, again) = self.gossip.flush(&self.membership, now);
+        for (peer, message) in messages {
+            self.send(peer, &message);
+        }
+        if let Some(again) = again {
+            self.timers.set_earlier(TimerName::Flush, again);
+        }
+    }
+}

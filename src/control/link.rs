@@ -1,0 +1,463 @@
+//! A peer's life: from the moment it is learned until it is no member any more.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use rand_core::RngCore;
+
+use super::contact::Contact;
+use super::gossip::{GATHER, Object};
+use super::output::{Departure, Event, Output, PeerChange, Persist};
+use super::probe::{LinkState, Measurement, Prober};
+use super::timer::TimerName;
+use super::{Arrival, Engine};
+use crate::identity::{NodeId, WireguardKey};
+use crate::time::{Instant, UnixTime};
+use crate::wire::control::ControlMessage;
+use crate::wire::introduction;
+use crate::wire::probe::{Probe, ProbeReply, ProbeReport, ProbeRequest};
+
+/// Sequences of challenges carry this bit, those of ordinary probes do not.
+const CHALLENGE: u32 = 1 << 31;
+/// Sequences of an operator's pings carry this bit.
+const PING: u32 = 1 << 30;
+/// Pings under way at once.
+const MAX_PINGS: usize = 256;
+/// How long a ping may be answered.
+const PING_LIFE: Duration = Duration::from_secs(10);
+/// Shortest time between two challenges to one peer, so that copied packets cannot make us spray.
+const CHALLENGE_PAUSE: Duration = Duration::from_millis(200);
+/// How long a challenge may be answered.
+const CHALLENGE_LIFE: Duration = Duration::from_secs(5);
+/// How long the node with the higher key leaves the first move to the other: it hears of us from the same rumours.
+pub(super) const SECOND_MOVE: Duration = Duration::from_millis(300);
+/// Nodes that learn of each other together spread their first handshakes over this time per known peer: a handshake costs
+/// half a millisecond on each side.
+const SPREAD_PER_PEER: Duration = Duration::from_millis(2);
+/// The longest such spread.
+const MAX_SPREAD: Duration = Duration::from_secs(5);
+
+/// A peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) key: WireguardKey,
+    pub(super) address: Ipv6Addr,
+    pub(super) contact: Contact,
+    pub(super) prober: Prober,
+    pub(super) learned: Instant,
+    challenge: Option<Challenge>,
+    introduced: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    endpoint: SocketAddr,
+    sequence: u32,
+    sent: Instant,
+}
+
+impl Peer {
+    /// When we introduced ourselves to it last.
+    pub(super) fn introduced_at(&self) -> Option<Instant> {
+        self.introduced
+    }
+}
+
+/// A member that the configuration names and whose certificate we do not have yet.
+#[derive(Debug)]
+pub(super) struct Bootstrap {
+    contact: Contact,
+    introduced: Option<Instant>,
+}
+
+/// What a tunnel tells the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// A session stands and was confirmed, with the peer at this endpoint.
+    Established {
+        /// Where the peer's authentic packets come from.
+        endpoint: SocketAddr,
+    },
+    /// The last session ended without a successor.
+    Lost,
+}
+
+impl Engine {
+    /// A tunnel's session came or went.
+    pub fn handle_session(&mut self, node: NodeId, event: SessionEvent, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        match event {
+            SessionEvent::Established { endpoint } => {
+                let first = !peer.contact.has_session();
+                let newly_met = !peer.contact.met();
+                peer.contact.on_session(endpoint, now);
+                self.timers.cancel(TimerName::Contact(node));
+                self.output(Output::Peer(PeerChange::Endpoint { node, endpoint }));
+                if first {
+                    self.gossip.add(node, now);
+                    if let Some(peer) = self.peers.get_mut(&node) {
+                        peer.prober.on_session(now);
+                    }
+                    self.timers.set(TimerName::Probe(node), now);
+                    self.greet(node, now);
+                }
+                if newly_met {
+                    self.output(Output::Persist(Persist::Membership));
+                }
+            }
+            SessionEvent::Lost => {
+                peer.contact.on_session_lost(now, now);
+                self.gossip.remove(node);
+                self.arm_contact(node);
+            }
+        }
+    }
+
+    /// Packets wait for a peer without a session: try it now.
+    pub fn handle_wanted(&mut self, node: NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&node)
+            && !peer.contact.has_session()
+        {
+            peer.contact.start(now);
+            self.arm_contact(node);
+        }
+    }
+
+    /// An authentic data packet of a peer came from an endpoint other than its current one: challenge it there.
+    pub fn handle_roam(&mut self, node: NodeId, endpoint: SocketAddr, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.contact.set_observed(endpoint);
+        if peer.contact.current() == Some(endpoint)
+            || peer.challenge.is_some_and(|last| now.saturating_since(last.sent) < CHALLENGE_PAUSE)
+        {
+            return;
+        }
+        let sequence = self.rng.next_u32() | CHALLENGE;
+        peer.challenge = Some(Challenge { endpoint, sequence, sent: now });
+        let request = ProbeRequest { sequence, sent_nanos: now.as_nanos(), report: ProbeReport::default() };
+        let bytes = Probe::Request(request).encode().to_vec();
+        self.output(Output::Message { to: node, via: Some(endpoint), bytes });
+    }
+
+    /// Our handshakes carry marks below one the peer has seen (our clock was set back), so it refuses them: ask it to start.
+    pub fn handle_clock_behind(&mut self, node: NodeId, now: Instant, wall: UnixTime) {
+        if let Some((key, Some(endpoint))) =
+            self.peers.get(&node).map(|peer| (peer.key, peer.contact.current().or(peer.contact.first_candidate())))
+        {
+            self.introduce(key, endpoint, true, now, wall);
+        }
+    }
+
+    /// Something authentic came from a peer at `heard`. The daemon reports it for peers in [`Engine::suspects`].
+    pub fn handle_heard(&mut self, node: NodeId, heard: Instant) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.prober.on_heard(heard);
+        }
+    }
+
+    /// The state of the link to a peer.
+    pub fn link_state(&self, node: NodeId) -> Option<LinkState> {
+        self.peers.get(&node).map(|peer| peer.prober.state())
+    }
+
+    /// The peers whose probes are not answered, for which any sign of life matters.
+    pub fn suspects(&self) -> impl Iterator<Item = NodeId> {
+        let suspect = |peer: &Peer| peer.prober.state() == LinkState::Suspect;
+        self.peers.iter().filter(move |(_, peer)| suspect(peer)).map(|(node, _)| *node)
+    }
+
+    /// Sets the time between probes of all links; a mesh above 200 nodes gets its own pace from its size.
+    pub(super) fn probe_interval(&self) -> Duration {
+        // 200 probes a second per node at most: 250 kbit/s, whatever the size of the mesh.
+        let paced = Duration::from_millis(5).saturating_mul(self.membership.len().saturating_sub(1) as u32);
+        self.settings.probe_interval.max(paced).min(Duration::from_secs(60))
+    }
+
+    /// Makes a peer of every member that is none yet.
+    pub(super) fn start_peers(&mut self, now: Instant) {
+        let nodes: Vec<NodeId> = self.membership.members().map(|(node, _)| node).collect();
+        for node in nodes {
+            self.adopt(node, now);
+        }
+    }
+
+    /// A member was learned or its objects changed: bring its peer into line.
+    pub(super) fn adopt(&mut self, node: NodeId, now: Instant) {
+        if node == self.node || self.revoked {
+            return;
+        }
+        let Some(member) = self.membership.get(node) else { return };
+        let certificate = member.certificate();
+        let (key, address, name) = (certificate.wireguard_key, certificate.address_v6, certificate.name.clone());
+        let endpoints: Vec<SocketAddr> =
+            member.record.as_ref().map(|record| record.record().endpoints.clone()).unwrap_or_default();
+        if self.peers.get(&node).is_some_and(|peer| peer.key != key || peer.address != address) {
+            self.drop_peer(node, Departure::Replaced);
+        }
+        if !self.peers.contains_key(&node) {
+            let mut contact = self.remembered.remove(&node).unwrap_or_else(|| Contact::new(false, now));
+            let mut introduced = None;
+            if let Some(bootstrap) = self.bootstraps.remove(&key) {
+                // Its configured endpoint stays a candidate beside what it announces.
+                contact = bootstrap.contact;
+                introduced = bootstrap.introduced;
+                self.timers.cancel(TimerName::Bootstrap(key));
+            }
+            let prober = Prober::new(self.node < node, self.probe_interval(), now);
+            let peer = Peer { key, address, contact, prober, learned: now, challenge: None, introduced };
+            self.peers.insert(node, peer);
+            self.event(Event::PeerLearned { node, name });
+            self.output(Output::Peer(PeerChange::Add { node, key, address, endpoint: endpoints.first().copied() }));
+            self.output(Output::Routing);
+        }
+        let first_move = self.own.certificate.certificate().wireguard_key < key;
+        let spread = SPREAD_PER_PEER.saturating_mul(self.peers.len() as u32).min(MAX_SPREAD);
+        let share = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
+        let delay = spread.mul_f64(share) + if first_move { Duration::ZERO } else { SECOND_MOVE };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            let was_reachable = peer.contact.is_reachable();
+            peer.contact.set_announced(&endpoints);
+            if !peer.contact.has_session() && (!was_reachable || peer.contact.poll_timeout().is_none()) {
+                peer.contact.start(now + delay);
+            }
+            self.arm_contact(node);
+        }
+    }
+
+    /// Ends a peer.
+    pub(super) fn drop_peer(&mut self, node: NodeId, departure: Departure) {
+        if self.peers.remove(&node).is_some() {
+            self.gossip.remove(node);
+            self.timers.cancel(TimerName::Contact(node));
+            self.timers.cancel(TimerName::Probe(node));
+            self.output(Output::Peer(PeerChange::Remove { node }));
+            self.output(Output::Routing);
+            self.event(Event::PeerGone { node, departure });
+        }
+    }
+
+    /// Ends every peer that is no member any more.
+    pub(super) fn drop_former(&mut self, departure: Departure) {
+        let gone: Vec<NodeId> =
+            self.peers.keys().filter(|node| self.membership.get(**node).is_none()).copied().collect();
+        for node in gone {
+            self.drop_peer(node, departure);
+        }
+    }
+
+    pub(super) fn arm_contact(&mut self, node: NodeId) {
+        match self.peers.get(&node).and_then(|peer| peer.contact.poll_timeout()) {
+            Some(at) => self.timers.set(TimerName::Contact(node), at),
+            None => self.timers.cancel(TimerName::Contact(node)),
+        }
+    }
+
+    pub(super) fn try_contact(&mut self, node: NodeId, now: Instant, wall: UnixTime) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(attempt) = peer.contact.handle_timeout(now, &mut self.rng) else {
+            return self.arm_contact(node);
+        };
+        let key = peer.key;
+        if attempt.introduce {
+            self.introduce(key, attempt.endpoint, false, now, wall);
+        }
+        self.output(Output::Peer(PeerChange::Endpoint { node, endpoint: attempt.endpoint }));
+        self.output(Output::Initiate(node));
+        self.arm_contact(node);
+    }
+
+    /// Starts to contact the members that the configuration names.
+    pub(super) fn start_bootstraps(&mut self, now: Instant) {
+        for named in self.settings.bootstrap.clone() {
+            if named.key == self.own.certificate.certificate().wireguard_key {
+                continue;
+            }
+            if let Some(node) = self.membership.by_key(&named.key) {
+                // Known already: the configured endpoint is one more place to look.
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.contact.add_configured(named.endpoint);
+                    self.arm_contact(node);
+                }
+                continue;
+            }
+            let bootstrap = self.bootstraps.entry(named.key).or_insert_with(|| {
+                let mut contact = Contact::new(false, now);
+                contact.start(now);
+                Bootstrap { contact, introduced: None }
+            });
+            bootstrap.contact.add_configured(named.endpoint);
+            self.timers.set(TimerName::Bootstrap(named.key), now);
+        }
+    }
+
+    pub(super) fn try_bootstrap(&mut self, key: WireguardKey, now: Instant, wall: UnixTime) {
+        let Some(bootstrap) = self.bootstraps.get_mut(&key) else { return };
+        let attempt = bootstrap.contact.handle_timeout(now, &mut self.rng);
+        if let Some(at) = bootstrap.contact.poll_timeout() {
+            self.timers.set(TimerName::Bootstrap(key), at);
+        }
+        if let Some(attempt) = attempt {
+            self.introduce(key, attempt.endpoint, true, now, wall);
+        }
+    }
+
+    /// Sends our certificate and record, sealed to a key.
+    pub(super) fn introduce(
+        &mut self,
+        key: WireguardKey,
+        to: SocketAddr,
+        answer_wanted: bool,
+        now: Instant,
+        wall: UnixTime,
+    ) {
+        if let Some(peer) = self.membership.by_key(&key).and_then(|node| self.peers.get_mut(&node)) {
+            peer.introduced = Some(now);
+        } else if let Some(bootstrap) = self.bootstraps.get_mut(&key) {
+            bootstrap.introduced = Some(now);
+        }
+        let at = wall.max(self.membership.floor());
+        let record = self.own_record().cloned();
+        let (certificate, signing) = (&self.own.certificate, &self.own.keys.signing);
+        let sealed = introduction::seal(&key, certificate, record.as_ref(), signing, at, answer_wanted, &mut self.rng);
+        // Only a key of low order cannot be sealed to, and none is ever admitted.
+        let Some(bytes) = sealed else { return };
+        self.output(Output::Datagram { to, bytes });
+    }
+
+    /// Sends an operator's ping to a peer and returns its number; `size` pads the overlay packet to that many bytes.
+    ///
+    /// The answer comes as [`Event::Pong`]; there is none where no session stands, or too many pings are under way.
+    pub fn ping(&mut self, node: NodeId, size: usize, now: Instant) -> Option<u32> {
+        self.pings.retain(|_, (_, sent)| now.saturating_since(*sent) < PING_LIFE);
+        if !self.peers.get(&node)?.contact.has_session() || self.pings.len() >= MAX_PINGS {
+            return None;
+        }
+        let number = self.rng.next_u32() & (PING - 1);
+        self.pings.insert(number, (node, now));
+        let request =
+            ProbeRequest { sequence: number | PING, sent_nanos: now.as_nanos(), report: ProbeReport::default() };
+        let mut bytes = Probe::Request(request).encode().to_vec();
+        bytes.resize(bytes.len().max(size.saturating_sub(crate::wire::overlay::HEADER_LEN)), 0);
+        self.output(Output::Message { to: node, via: None, bytes });
+        Some(number)
+    }
+
+    fn handle_pong(&mut self, arrival: Arrival, reply: &ProbeReply) {
+        let number = reply.sequence & !PING;
+        let asked = self.pings.get(&number).copied();
+        let Some((_, sent)) = asked.filter(|(node, sent)| *node == arrival.peer && sent.as_nanos() == reply.sent_nanos)
+        else {
+            return;
+        };
+        self.pings.remove(&number);
+        let path_rtt = arrival.stamped.saturating_since(sent).checked_sub(reply.held_since_kernel);
+        let tunnel_rtt = arrival.read.saturating_since(sent).checked_sub(reply.held_since_read);
+        if let (Some(path_rtt), Some(tunnel_rtt)) = (path_rtt, tunnel_rtt) {
+            self.event(Event::Pong { number, path_rtt, tunnel_rtt });
+        }
+    }
+
+    /// A peer's probes are due, or one of them is to be judged.
+    pub(super) fn probe(&mut self, node: NodeId, now: Instant) {
+        let interval = self.probe_interval();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let before = peer.prober.state();
+        peer.prober.set_interval(interval);
+        if let Some(request) = peer.prober.handle_timeout(now, &mut self.rng) {
+            let bytes = Probe::Request(request).encode().to_vec();
+            self.output(Output::Message { to: node, via: None, bytes });
+        }
+        self.after_probe(node, before, now);
+    }
+
+    /// Takes a probe out of a tunnel.
+    ///
+    /// A reply is as long as its request, so that a padded one tests the path's MTU both ways.
+    pub(super) fn handle_probe(&mut self, arrival: Arrival, probe: Probe, length: usize, now: Instant) {
+        let node = arrival.peer;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let before = peer.prober.state();
+        match probe {
+            Probe::Request(request) if request.sequence & (CHALLENGE | PING) != 0 => {
+                // Neither says anything about the schedule: it is answered and forgotten.
+                let reply = ProbeReply {
+                    sequence: request.sequence,
+                    sent_nanos: request.sent_nanos,
+                    held_since_kernel: now.saturating_since(arrival.stamped),
+                    held_since_read: now.saturating_since(arrival.read),
+                };
+                let mut bytes = Probe::Reply(reply).encode().to_vec();
+                bytes.resize(length.max(bytes.len()), 0);
+                self.output(Output::Message { to: node, via: None, bytes });
+            }
+            Probe::Request(request) => {
+                let reply = peer.prober.on_request(&request, arrival.stamped, arrival.read, now);
+                let bytes = Probe::Reply(reply).encode().to_vec();
+                self.output(Output::Message { to: node, via: None, bytes });
+            }
+            Probe::Reply(reply) if reply.sequence & CHALLENGE != 0 => {
+                let answered = peer.challenge.filter(|challenge| {
+                    challenge.sequence == reply.sequence && now.saturating_since(challenge.sent) < CHALLENGE_LIFE
+                });
+                if let Some(challenge) = answered {
+                    let endpoint = challenge.endpoint;
+                    peer.challenge = None;
+                    peer.contact.on_session(endpoint, now);
+                    self.output(Output::Peer(PeerChange::Endpoint { node, endpoint }));
+                    self.event(Event::Roamed { node, endpoint });
+                }
+            }
+            Probe::Reply(reply) if reply.sequence & PING != 0 => self.handle_pong(arrival, &reply),
+            Probe::Reply(reply) => {
+                peer.prober.on_reply(&reply, arrival.stamped, arrival.read, now);
+            }
+        }
+        self.after_probe(node, before, now);
+    }
+
+    /// Passes on what the prober found and re-arms its timer.
+    fn after_probe(&mut self, node: NodeId, before: LinkState, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let measured: Vec<Measurement> = std::iter::from_fn(|| peer.prober.poll_measurement()).collect();
+        let state = peer.prober.state();
+        self.timers.set(TimerName::Probe(node), peer.prober.poll_timeout());
+        if state == LinkState::Down && before != LinkState::Down {
+            // The session may be gone on the other side: try afresh, at every endpoint, while the probes go on.
+            peer.contact.start(now);
+        } else if state == LinkState::Up && peer.contact.has_session() {
+            peer.contact.stop();
+        }
+        self.arm_contact(node);
+        for measurement in measured {
+            self.event(Event::Measured { node, measurement });
+        }
+        if before == LinkState::Down && state == LinkState::Up {
+            // Both sides of a partition have news for each other.
+            let digest = self.membership.digest();
+            self.send(node, &ControlMessage::Digest(digest));
+        }
+        if state != before {
+            self.event(Event::Link { node, from: before, to: state });
+        }
+    }
+
+    /// Tells a few peers of an object that is news to us, all of them where it is a revocation.
+    pub(super) fn spread(&mut self, object: Object, source: Option<NodeId>, now: Instant) {
+        self.last_change = now;
+        let mut peers: Vec<NodeId> = self.gossip.peers().filter(|peer| Some(*peer) != source).collect();
+        if !matches!(object, Object::Revocation(_)) {
+            let chosen = super::gossip::FAN_OUT.min(peers.len());
+            for place in 0..chosen {
+                let other = place + self.rng.next_u32() as usize % (peers.len() - place);
+                peers.swap(place, other);
+            }
+            peers.truncate(chosen);
+        }
+        for peer in peers {
+            self.gossip.push(peer, object);
+            self.timers.set_earlier(TimerName::Flush, now + GATHER);
+        }
+        let soon = now + super::ANTI_ENTROPY_BUSY;
+        self.timers.set_earlier(TimerName::AntiEntropy, soon);
+    }
+}

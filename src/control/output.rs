@@ -1,0 +1,160 @@
+//! What the engine asks of the daemon, in the order in which it must happen.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::membership::Refusal;
+use super::probe::{LinkState, Measurement};
+use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a datagram of ours (an introduction, an answer to a join) outside any tunnel.
+    Datagram {
+        /// The receiver.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send a control payload through a peer's tunnel; dropped where no session stands.
+    Message {
+        /// The peer.
+        to: NodeId,
+        /// Where to send the sealed datagram instead of the peer's endpoint: a challenge to an address not yet trusted.
+        via: Option<SocketAddr>,
+        /// The payload, without overlay headers.
+        bytes: Vec<u8>,
+    },
+    /// Make, change or remove a peer's tunnel.
+    Peer(PeerChange),
+    /// Start a handshake with a peer at its endpoint now.
+    Initiate(NodeId),
+    /// The forwarding table changed: read [`super::Engine::routing`] again.
+    Routing,
+    /// Write state to disk before anything that follows is done.
+    Persist(Persist),
+    /// Something happened that telemetry, logs or operators want to know.
+    Event(Event),
+}
+
+/// A change to the set of tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// A peer to have a tunnel with.
+    Add {
+        /// The peer.
+        node: NodeId,
+        /// Its WireGuard key.
+        key: WireguardKey,
+        /// Its overlay address for control messages.
+        address: Ipv6Addr,
+        /// Where to reach it, if known.
+        endpoint: Option<SocketAddr>,
+    },
+    /// The peer's datagrams go there from now on.
+    Endpoint {
+        /// The peer.
+        node: NodeId,
+        /// The new endpoint.
+        endpoint: SocketAddr,
+    },
+    /// The peer is no member any more: end its sessions at once.
+    Remove {
+        /// The peer.
+        node: NodeId,
+    },
+}
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub enum Persist {
+    /// The membership snapshot; may be gathered over a second.
+    Membership,
+    /// The membership snapshot, now: it holds a revocation.
+    Revocation,
+    /// The invites, before the answer that follows is sent.
+    Invites,
+    /// Our own renewed certificate.
+    Certificate(Box<SignedCertificate>),
+}
+
+/// Why a peer went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The authority revoked it.
+    Revoked,
+    /// Its certificate ended.
+    Expired,
+    /// Its certificate was replaced by one with other keys, or another node took over its key.
+    Replaced,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A member was learned.
+    PeerLearned {
+        /// The peer.
+        node: NodeId,
+        /// Its name.
+        name: NodeName,
+    },
+    /// A member is gone.
+    PeerGone {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        departure: Departure,
+    },
+    /// A link changed its state.
+    Link {
+        /// The peer.
+        node: NodeId,
+        /// The state it left.
+        from: LinkState,
+        /// The state it entered.
+        to: LinkState,
+    },
+    /// A link was measured.
+    Measured {
+        /// The peer.
+        node: NodeId,
+        /// What the probe gave.
+        measurement: Measurement,
+    },
+    /// An operator's ping was answered.
+    Pong {
+        /// The number the ping was given.
+        number: u32,
+        /// Round trip on the network.
+        path_rtt: Duration,
+        /// Round trip with both daemons' queues.
+        tunnel_rtt: Duration,
+    },
+    /// A peer's endpoint changed after it answered a challenge there.
+    Roamed {
+        /// The peer.
+        node: NodeId,
+        /// The new endpoint.
+        endpoint: SocketAddr,
+    },
+    /// This node signed a certificate for a joining or renewing node.
+    Issued {
+        /// The certificate.
+        certificate: Box<SignedCertificate>,
+    },
+    /// This node's own certificate was renewed.
+    Renewed,
+    /// This node was revoked.
+    Revoked,
+    /// Another host speaks with this node's keys.
+    Cloned,
+    /// A peer sent an object that is not accepted.
+    Refused {
+        /// The peer that sent it.
+        from: NodeId,
+        /// Why.
+        refusal: Refusal,
+    },
+}

@@ -1,0 +1,10 @@
+//! Whole meshes of the real control engine in virtual time, from one seed.
+//!
+//! The engines are the product's own; only tunnels are modelled (a handshake of one round trip between nodes that know each
+//! other's keys), and the network between them: delay by distance, loss, cuts, restarts, skewed clocks, lying members. The
+//! same seed gives the same trace, byte by byte, so that a failure found once is found again.
+
+mod mesh;
+mod net;
+mod scenarios;
+mod trace;

@@ -1,0 +1,408 @@
+//! A mesh of simulated hosts: engines, their modelled tunnels, their clocks and disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use meshd::control::output::{Event, Output, PeerChange, Persist};
+use meshd::control::snapshot::Snapshot;
+use meshd::control::{Arrival, BootstrapPeer, Engine, OwnNode, SessionEvent, Settings};
+use meshd::identity::{
+    Admission, Authority, InviteBook, NodeId, NodeKeys, Permissions, Revocation, SignedCertificate, SignedRevocation,
+    Term, WireguardKey,
+};
+use meshd::time::{Instant, UnixTime};
+use rand_chacha::ChaCha12Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::net::{Delivery, Net, Packet};
+use crate::trace::Trace;
+
+/// The wall clock when a simulation starts.
+pub const START: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// A tunnel reduced to what the control engine can see of it.
+struct Tunnel {
+    key: WireguardKey,
+    endpoint: Option<SocketAddr>,
+    /// Sessions that open packets; the last one seals.
+    sessions: Vec<u64>,
+    /// Initiations of ours that wait for their answer.
+    asked: BTreeSet<u64>,
+    /// Sessions of which we are the responder and have heard nothing yet.
+    unconfirmed: BTreeSet<u64>,
+}
+
+/// A simulated host.
+pub struct Host {
+    pub keys: NodeKeysSeed,
+    pub certificate: SignedCertificate,
+    pub engine: Option<Engine>,
+    tunnels: BTreeMap<NodeId, Tunnel>,
+    /// The state file.
+    pub disk: Option<Vec<u8>>,
+    /// Seconds this host's wall clock is wrong by.
+    pub skew: i64,
+    pub bootstrap: Vec<usize>,
+    /// Peers this host has (had) a session with since it started.
+    pub reached: BTreeSet<NodeId>,
+    pub events: Vec<(Instant, Event)>,
+    starts: u64,
+}
+
+/// Keys are not cloneable on purpose; a host that restarts makes them again from their seed.
+#[derive(Clone, Copy)]
+pub struct NodeKeysSeed(u64);
+
+impl NodeKeysSeed {
+    pub fn keys(self) -> NodeKeys {
+        NodeKeys::generate(&mut ChaCha12Rng::seed_from_u64(self.0))
+    }
+}
+
+/// The whole simulation.
+pub struct Mesh {
+    pub now: Instant,
+    pub net: Net,
+    pub hosts: Vec<Host>,
+    pub authority: Authority,
+    pub trace: Trace,
+    seed: u64,
+    sessions: u64,
+}
+
+impl Mesh {
+    /// Makes `count` admitted hosts, none of them started; all know host 0 as bootstrap.
+    pub fn new(seed: u64, count: usize) -> Self {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let overlay = "10.77.0.0/16".parse().expect("a constant");
+        let authority = Authority::generate("sim", overlay, &mut rng).expect("a valid mesh");
+        let hosts = (0..count)
+            .map(|index| {
+                let keys = NodeKeysSeed(rng.next_u64());
+                let certificate = admit(&authority, &mut rng, index, keys, START);
+                Host {
+                    keys,
+                    certificate,
+                    engine: None,
+                    tunnels: BTreeMap::new(),
+                    disk: None,
+                    skew: 0,
+                    bootstrap: if index == 0 { vec![] } else { vec![0] },
+                    reached: BTreeSet::new(),
+                    events: Vec::new(),
+                    starts: 0,
+                }
+            })
+            .collect();
+        let net = Net::new(seed ^ 0x006e_6574, count);
+        Mesh { now: Instant::ZERO, net, hosts, authority, trace: Trace::default(), seed, sessions: 0 }
+    }
+
+    /// Adds a machine with the keys, certificate and disk of another.
+    pub fn add_host(&mut self, keys: NodeKeysSeed, certificate: SignedCertificate, disk: Option<Vec<u8>>) {
+        self.net.sent.push((0, 0));
+        self.hosts.push(Host {
+            keys,
+            certificate,
+            engine: None,
+            tunnels: BTreeMap::new(),
+            disk,
+            skew: 0,
+            bootstrap: vec![0],
+            reached: BTreeSet::new(),
+            events: Vec::new(),
+            starts: 0,
+        });
+    }
+
+    /// The id of a host's node.
+    pub fn node(&self, host: usize) -> NodeId {
+        self.hosts[host].certificate.certificate().node
+    }
+
+    pub fn wall(&self, host: usize) -> UnixTime {
+        let secs = START.as_secs() + self.now.as_nanos() / 1_000_000_000;
+        UnixTime::from_secs(secs.saturating_add_signed(self.hosts[host].skew))
+    }
+
+    /// Starts a host, with what is on its disk.
+    pub fn start(&mut self, index: usize) {
+        let bootstrap = self.hosts[index]
+            .bootstrap
+            .iter()
+            .map(|peer| BootstrapPeer {
+                key: self.hosts[*peer].certificate.certificate().wireguard_key,
+                endpoint: Net::endpoint(*peer),
+            })
+            .collect();
+        let (now, wall, anchor) = (self.now, self.wall(index), self.authority.anchor().clone());
+        let host = &mut self.hosts[index];
+        host.starts += 1;
+        let own = OwnNode {
+            keys: host.keys.keys(),
+            certificate: host.certificate.clone(),
+            anchor,
+            authority: None,
+            invites: InviteBook::default(),
+        };
+        let settings =
+            Settings { probe_interval: Duration::from_secs(1), endpoints: vec![Net::endpoint(index)], bootstrap };
+        let snapshot = host.disk.as_deref().and_then(|bytes| Snapshot::from_bytes(bytes).ok());
+        let mut seed = [0u8; 32];
+        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
+        seed[8..16].copy_from_slice(&(index as u64).to_be_bytes());
+        seed[16..24].copy_from_slice(&host.starts.to_be_bytes());
+        host.engine = Some(Engine::new(own, settings, snapshot, seed, now, wall));
+        self.trace.line(format!("{:?} start {index}", self.now));
+        self.drain(index);
+    }
+
+    /// Ends a host without a word; its disk stays.
+    pub fn kill(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.engine = None;
+        host.tunnels.clear();
+        host.reached.clear();
+        self.trace.line(format!("{:?} kill {index}", self.now));
+    }
+
+    /// Revokes a host's node, as told to another host.
+    pub fn revoke(&mut self, victim: usize, at_host: usize) -> SignedRevocation {
+        let revocation = Revocation::of(self.hosts[victim].certificate.certificate(), self.wall(at_host));
+        let signed = self.authority.revoke(&revocation).expect("a revocation of this mesh");
+        let now = self.now;
+        let engine = self.hosts[at_host].engine.as_mut().expect("a running host");
+        engine.accept_revocation(signed.bytes(), now).expect("the authority signed it");
+        self.drain(at_host);
+        signed
+    }
+
+    /// Runs until `done` holds, asked after every event, or until the limit; says whether it held.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Mesh) -> bool) -> bool {
+        let end = self.now + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            let timers =
+                self.hosts.iter().filter_map(|host| host.engine.as_ref()?.poll_timeout()).map(|(at, _)| at).min();
+            let Some(next) = timers.into_iter().chain(self.net.next()).min() else { return false };
+            if next > end {
+                self.now = end;
+                return done(self);
+            }
+            self.now = self.now.max(next);
+            while let Some(delivery) = self.net.pop(self.now) {
+                let host = delivery.to;
+                self.deliver(delivery);
+                self.drain(host);
+            }
+            for host in 0..self.hosts.len() {
+                let wall = self.wall(host);
+                let now = self.now;
+                if let Some(engine) = self.hosts[host].engine.as_mut()
+                    && engine.poll_timeout().is_some_and(|(at, _)| at <= now)
+                {
+                    engine.handle_timeout(now, wall);
+                    self.drain(host);
+                }
+            }
+        }
+    }
+
+    /// Runs for a while.
+    pub fn run(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Sends bytes into a host's tunnel as the peer `from` would: for members that lie.
+    pub fn whisper(&mut self, from: usize, to: usize, payload: &[u8]) {
+        let node = self.node(to);
+        self.seal(from, node, None, payload);
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let (now, wall, index) = (self.now, self.wall(delivery.to), delivery.to);
+        self.trace.line(format!("{:?} {} -> {} {:?}", now, delivery.from, index, kind(&delivery.packet)));
+        let host = &mut self.hosts[index];
+        let Some(engine) = host.engine.as_mut() else { return };
+        match delivery.packet {
+            Packet::Plain(bytes) => {
+                // Refusals are silence; the counters of the daemon are not part of the model.
+                let _ = engine.handle_datagram(delivery.from, &bytes, now, wall);
+            }
+            Packet::Initiation { from, to, session } => {
+                let for_us = host.certificate.certificate().wireguard_key == to;
+                let known = host.tunnels.iter_mut().find(|(_, tunnel)| tunnel.key == from);
+                if let (true, Some((_, tunnel))) = (for_us, known) {
+                    tunnel.unconfirmed.insert(session);
+                    self.net.send(now, index, delivery.from, Packet::Response { session });
+                }
+            }
+            Packet::Response { session } => {
+                let asked = host.tunnels.iter_mut().find(|(_, tunnel)| tunnel.asked.contains(&session));
+                if let Some((node, tunnel)) = asked {
+                    let node = *node;
+                    tunnel.asked.clear();
+                    tunnel.sessions.push(session);
+                    tunnel.endpoint = Some(delivery.from);
+                    engine.handle_session(node, SessionEvent::Established { endpoint: delivery.from }, now);
+                    host.reached.insert(node);
+                    self.net.send(now, index, delivery.from, Packet::Sealed { session, payload: vec![] });
+                }
+            }
+            Packet::Sealed { session, payload } => {
+                let holder = host
+                    .tunnels
+                    .iter_mut()
+                    .find(|(_, tunnel)| tunnel.sessions.contains(&session) || tunnel.unconfirmed.contains(&session));
+                let Some((node, tunnel)) = holder else { return };
+                let node = *node;
+                if tunnel.unconfirmed.remove(&session) {
+                    tunnel.sessions.push(session);
+                    host.reached.insert(node);
+                    engine.handle_session(node, SessionEvent::Established { endpoint: delivery.from }, now);
+                } else if tunnel.endpoint != Some(delivery.from) {
+                    engine.handle_roam(node, delivery.from, now);
+                }
+                if !payload.is_empty() {
+                    let arrival = Arrival { peer: node, stamped: now, read: now };
+                    let _ = engine.handle_message(arrival, &payload, now, wall);
+                }
+            }
+        }
+    }
+
+    /// Does what a host's engine asks for.
+    fn drain(&mut self, index: usize) {
+        while let Some(output) = self.hosts[index].engine.as_mut().and_then(Engine::poll_output) {
+            match output {
+                Output::Datagram { to, bytes } => self.net.send(self.now, index, to, Packet::Plain(bytes)),
+                Output::Message { to, via, bytes } => self.seal(index, to, via, &bytes),
+                Output::Peer(change) => self.change(index, change),
+                Output::Initiate(node) => self.initiate(index, node),
+                Output::Routing | Output::Persist(Persist::Invites | Persist::Certificate(_)) => {}
+                Output::Persist(Persist::Membership | Persist::Revocation) => {
+                    let bytes = self.hosts[index].engine.as_ref().map(|engine| engine.snapshot().to_bytes());
+                    self.hosts[index].disk = bytes;
+                }
+                Output::Event(event) => {
+                    self.trace.line(format!("{:?} {index} {event:?}", self.now));
+                    self.hosts[index].events.push((self.now, event));
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, index: usize, change: PeerChange) {
+        let tunnels = &mut self.hosts[index].tunnels;
+        match change {
+            PeerChange::Add { node, key, endpoint, .. } => {
+                let empty = (vec![], BTreeSet::new(), BTreeSet::new());
+                let tunnel = Tunnel { key, endpoint, sessions: empty.0, asked: empty.1, unconfirmed: empty.2 };
+                tunnels.insert(node, tunnel);
+            }
+            PeerChange::Endpoint { node, endpoint } => {
+                if let Some(tunnel) = tunnels.get_mut(&node) {
+                    tunnel.endpoint = Some(endpoint);
+                }
+            }
+            PeerChange::Remove { node } => {
+                tunnels.remove(&node);
+            }
+        }
+    }
+
+    fn initiate(&mut self, index: usize, node: NodeId) {
+        self.sessions += 1;
+        let (session, from) = (self.sessions, self.hosts[index].certificate.certificate().wireguard_key);
+        let Some(tunnel) = self.hosts[index].tunnels.get_mut(&node) else { return };
+        tunnel.asked.insert(session);
+        if let Some(endpoint) = tunnel.endpoint {
+            let packet = Packet::Initiation { from, to: tunnel.key, session };
+            self.net.send(self.now, index, endpoint, packet);
+        }
+    }
+
+    fn seal(&mut self, index: usize, node: NodeId, via: Option<SocketAddr>, payload: &[u8]) {
+        let Some(tunnel) = self.hosts[index].tunnels.get(&node) else { return };
+        if let (Some(session), Some(endpoint)) = (tunnel.sessions.last(), via.or(tunnel.endpoint)) {
+            let packet = Packet::Sealed { session: *session, payload: payload.to_vec() };
+            self.net.send(self.now, index, endpoint, packet);
+        }
+    }
+
+    /// The hosts that run.
+    pub fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.hosts.len()).filter(|host| self.hosts[*host].engine.is_some())
+    }
+
+    /// Whether all of these hosts know the same certificates, records and revocations.
+    pub fn agree(&self, hosts: &[usize], members: usize) -> bool {
+        let digest = |host: &usize| {
+            let membership = self.hosts[*host].engine.as_ref()?.membership();
+            let complete = membership.members().all(|(_, member)| member.record.is_some());
+            (membership.len() == members && complete).then(|| membership.digest())
+        };
+        let first = hosts.first().and_then(digest);
+        first.is_some() && hosts.iter().all(|host| digest(host) == first)
+    }
+
+    /// Whether each of these hosts has an answering link to each other one.
+    pub fn connected(&self, hosts: &[usize]) -> bool {
+        hosts.iter().all(|a| hosts.iter().all(|b| a == b || self.link_is_up(*a, *b)))
+    }
+
+    /// Whether host `a` sees its link to `b` answered.
+    pub fn link_is_up(&self, a: usize, b: usize) -> bool {
+        let node = self.node(b);
+        self.hosts[a]
+            .engine
+            .as_ref()
+            .is_some_and(|engine| engine.link_state(node) == Some(meshd::control::probe::LinkState::Up))
+    }
+
+    /// Whether host `a` still has a tunnel to `b`.
+    pub fn has_tunnel(&self, a: usize, b: usize) -> bool {
+        self.hosts[a].tunnels.contains_key(&self.node(b))
+    }
+
+    /// The number of hosts that know each node, for messages.
+    pub fn describe(&self) -> String {
+        let known = |host: usize| self.hosts[host].engine.as_ref().map_or(0, |engine| engine.membership().len());
+        let up = |host: usize| (0..self.hosts.len()).filter(|b| self.link_is_up(host, *b)).count();
+        let rows: Vec<String> = self.running().map(|h| format!("{h}: {} known {} up", known(h), up(h))).collect();
+        format!("at {:?}\n{}\n{}", self.now, rows.join(", "), self.trace.tail())
+    }
+}
+
+/// Issues the certificate of a simulated host.
+pub fn admit(
+    authority: &Authority,
+    rng: &mut ChaCha12Rng,
+    index: usize,
+    keys: NodeKeysSeed,
+    at: UnixTime,
+) -> SignedCertificate {
+    let number = index as u16 + 1;
+    let admission = Admission {
+        node: NodeId::generate(rng),
+        name: format!("host-{index}").parse().expect("a valid name"),
+        address_v4: std::net::Ipv4Addr::new(10, 77, (number >> 8) as u8, number as u8),
+        prefixes: vec![],
+        tags: vec![],
+        permissions: Permissions::default(),
+        serial: u64::from(number),
+    };
+    authority.issue(&admission, &keys.keys().public(), &Term::offline(at)).expect("a valid admission")
+}
+
+fn kind(packet: &Packet) -> String {
+    match packet {
+        Packet::Plain(bytes) => format!("plain {}", bytes.len()),
+        Packet::Initiation { session, .. } => format!("initiation {session}"),
+        Packet::Response { session } => format!("response {session}"),
+        Packet::Sealed { session, payload } => format!("sealed {session} {} {:?}", payload.len(), payload.first()),
+    }
+}
