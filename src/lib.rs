@@ -1,4 +1,33 @@
-//! meshd: one encrypted private network between servers on the public internet.
+//! meshd: one encrypted private network between servers on the public internet, found without a central server, measured all
+//! the time.
+//!
+//! Two binaries share this library: `meshd`, the daemon on every server, and `meshctl`, the command that sets it up and shows
+//! it. Each module is a room; arrows point one way (`tests/layering.rs` keeps them so):
+//!
+//! ```text
+//!                     bin/meshd.rs   bin/meshctl.rs
+//!                              │        │
+//!                              ▼        ▼
+//!                            cli ──▶ daemon            wiring, arguments, rendering
+//!                              │        │
+//!        ┌─────────────┬───────┴──┬─────┴──────┐
+//!        ▼             ▼          ▼            ▼
+//!       api        telemetry  dataplane ──▶ platform    the world: sockets, threads, the kernel (the only `unsafe`)
+//!        │             │          │            │
+//!        └─────────────┴────┬─────┴────────────┘
+//!                           ▼
+//!                  control     tunnel                   what decides; boringtun behind its seam
+//!                           │
+//!                           ▼
+//!                config  identity  wire  time           values and bytes
+//! ```
+//!
+//! `identity`, `wire`, `config`, `control` and `telemetry` are pure: time and randomness are arguments, nothing is touched. A
+//! packet's way, a control message's way, a probe's way and a change of membership are each told from top to bottom in
+//! `docs/architecture.md`.
+//!
+//! The words (mesh, node, authority, certificate, record, peer, link, path, endpoint, overlay address, prefix, session, probe)
+//! mean the same in code, on the wire, in the configuration and on the screen; `docs/protocol.md` §1 defines them.
 
 pub mod api;
 pub mod cli;

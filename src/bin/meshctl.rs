@@ -1,2 +1,9 @@
 //! The command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    meshd::cli::run(meshd::cli::args::MeshctlArgs::parse())
+}

@@ -1,2 +1,9 @@
 //! The daemon.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    meshd::cli::run_daemon(&meshd::cli::args::MeshdArgs::parse())
+}

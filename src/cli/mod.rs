@@ -1,1 +1,148 @@
-//! The cli room.
+//! The arguments of both binaries, and everything `meshctl` does: one file per command.
+
+pub mod args;
+mod authority;
+mod check;
+mod context;
+mod daemon;
+mod exit;
+mod generate;
+mod init;
+mod invite;
+mod join;
+mod members;
+mod new_files;
+mod output;
+mod passphrase;
+mod ping;
+mod quantity;
+mod request;
+mod revoke;
+mod sign;
+mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use args::{Command, MeshctlArgs};
+use clap::CommandFactory;
+use context::Context;
+
+pub use daemon::run_daemon;
+pub use exit::{Exit, Failure};
+
+/// Runs `meshctl`.
+pub fn run(args: MeshctlArgs) -> ExitCode {
+    let context = Context::new(&args.global);
+    let Some(command) = args.command else {
+        context.output.help(&MeshctlArgs::command().render_help());
+        return Exit::Usage.into();
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(&context, &command)),
+        Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
+    };
+    match result {
+        Ok(()) => Exit::Good.into(),
+        Err(failure) => {
+            context.output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => init::run(context, args),
+        Command::Invite(args) => invite::run(context, args).await,
+        Command::Join(args) => join::run(context, args).await,
+        Command::Request(args) => request::run(context, args),
+        Command::Sign(args) => sign::run(context, args),
+        Command::Revoke(args) => revoke::run(context, args).await,
+        Command::Renew => members::renew(context).await,
+        Command::Status(args) => status::run(context, args).await,
+        Command::Ping(args) => ping::run(context, args).await,
+        Command::Members => members::run(context).await,
+        Command::Check(args) => check::run(context, args),
+        Command::Version => members::version(context).await,
+        Command::Completions { shell } => generate::completions(context, *shell),
+        Command::Gen { directory } => generate::run(context, directory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::api::Server;
+    use crate::api::fake::{Fake, healthy_status, ping_lines, troubled_status};
+    use crate::api::{PingLine, Status};
+
+    /// Runs commands against a daemon in this state; returns how each ends.
+    async fn exits(status: Status, ping: Vec<PingLine>, commands: &[&str]) -> Vec<Exit> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("meshd.sock");
+        let server = Server::bind(&socket, None).unwrap();
+        let serving = tokio::spawn(server.serve(Arc::new(Fake { status, ping }), std::future::pending()));
+        let mut exits = Vec::new();
+        for command in commands {
+            // JSON, so that nothing but the answers is written.
+            let global = ["meshctl", "--json", "--socket", socket.to_str().unwrap()];
+            let args = MeshctlArgs::parse_from(global.into_iter().chain(command.split(' ')));
+            let result = dispatch(&Context::new(&args.global), &args.command.unwrap()).await;
+            exits.push(result.map_or_else(|failure| failure.exit, |()| Exit::Good));
+        }
+        serving.abort();
+        exits
+    }
+
+    #[tokio::test]
+    async fn commands_end_as_the_manual_says() {
+        let commands = [
+            ("status", Exit::Good),
+            ("status --check", Exit::Failed),
+            ("status --check db-par-17", Exit::Good),
+            ("status db-par-22", Exit::Good),
+            ("status db-par-99x", Exit::NotFound),
+            ("ping db-par-17 --interval 10ms", Exit::Good),
+            ("ping nobody", Exit::NotFound),
+            ("members", Exit::Good),
+            ("version", Exit::Good),
+            ("renew", Exit::Failed),
+            ("invite web9", Exit::Good),
+            ("invite --list", Exit::Good),
+            ("invite --revoke db1", Exit::Good),
+            ("invite --revoke nobody", Exit::NotFound),
+            ("revoke old1 --yes", Exit::Good),
+        ];
+        let texts = commands.map(|(command, _)| command);
+        let expected = commands.map(|(_, exit)| exit);
+        assert_eq!(exits(troubled_status(), ping_lines(), &texts).await, expected);
+        assert_eq!(exits(healthy_status(), ping_lines(), &["status --check"]).await, [Exit::Good]);
+    }
+
+    #[tokio::test]
+    async fn a_ping_without_any_answer_fails() {
+        let mut lines = ping_lines();
+        if let Some(PingLine::Summary { received, .. }) = lines.last_mut() {
+            *received = 0;
+        }
+        assert_eq!(exits(healthy_status(), lines, &["ping db-par-17"]).await, [Exit::Failed]);
+    }
+
+    #[test]
+    fn refusals_of_the_daemon_become_exit_codes() {
+        use crate::api::{ApiError, ClientError, ErrorKind};
+        let exit = |kind| Failure::from(ClientError::Refused(ApiError::new(kind, "x"))).exit;
+        assert_eq!(exit(ErrorKind::Forbidden), Exit::Forbidden);
+        assert_eq!(exit(ErrorKind::NotFound), Exit::NotFound);
+        assert_eq!(exit(ErrorKind::Busy), Exit::NotReachable);
+        assert_eq!(exit(ErrorKind::Conflict), Exit::Failed);
+        let forbidden = ClientError::Forbidden { socket: "/run/meshd/meshd.sock".into() };
+        assert_eq!(Failure::from(forbidden).exit, Exit::Forbidden);
+    }
+}

@@ -1,0 +1,105 @@
+//! What every command needs: where to write, which configuration, which daemon.
+
+use std::path::{Path, PathBuf};
+
+use super::args::GlobalArgs;
+use super::exit::Failure;
+use super::output::Output;
+use crate::api::Client;
+use crate::config::{Config, Files};
+use crate::platform::file::{self, FileError};
+
+/// Bytes of a configuration file at most; the parser has the same limit.
+const CONFIG_LIMIT: u64 = 256 * 1024;
+
+/// What is true for every command.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where to write.
+    pub output: Output,
+    /// The daemon's configuration file.
+    pub config: PathBuf,
+    socket: Option<PathBuf>,
+}
+
+impl Context {
+    /// Takes the global arguments.
+    pub fn new(args: &GlobalArgs) -> Self {
+        Context { output: Output::new(args.color, args.json), config: args.config.clone(), socket: args.socket.clone() }
+    }
+
+    /// Returns a client of the daemon: at `--socket`, else where the configuration says, else where a configuration there
+    /// would put it, so that a reader who may not see the configuration can still see the status.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub fn client(&self) -> Result<Client, Failure> {
+        if let Some(socket) = &self.socket {
+            return Ok(Client::new(socket));
+        }
+        match read_config(&self.config) {
+            Ok(config) => Ok(Client::new(config.files.socket)),
+            Err(failure) if failure.problems.is_some() => Err(failure),
+            Err(_) => Ok(Client::new(Files::beside(&self.config).socket)),
+        }
+    }
+
+    /// Returns the configuration file of a command that writes to `--dir`, or to the configuration's directory.
+    pub fn config_in(&self, directory: Option<&Path>) -> PathBuf {
+        directory.map_or_else(|| self.config.clone(), |directory| directory.join("meshd.toml"))
+    }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// The file cannot be read, or is invalid: then with every problem.
+pub fn read_config(path: &Path) -> Result<Config, Failure> {
+    let text = read_text(path, CONFIG_LIMIT)?;
+    Ok(Config::parse(&text, path)?)
+}
+
+/// Reads a public text file.
+///
+/// # Errors
+/// The file cannot be read, is too large or no UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, Failure> {
+    // A configuration may be a link, as into a store of generations; the file it leads to must still be a regular one.
+    let resolved = std::fs::canonicalize(path).map_err(|source| FileError::System {
+        action: "open",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let bytes = file::read(&resolved, limit)?;
+    String::from_utf8(bytes).map_err(|_| Failure::failed(format!("{} is no UTF-8 text", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Color;
+    use super::super::exit::Exit;
+    use super::*;
+
+    fn context(config: &Path, socket: Option<&Path>) -> Context {
+        Context::new(&GlobalArgs {
+            config: config.to_path_buf(),
+            socket: socket.map(Path::to_path_buf),
+            color: Color::Never,
+            json: false,
+        })
+    }
+
+    #[test]
+    fn the_socket_is_the_argument_s_then_the_file_s_then_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("meshd.toml");
+        assert_eq!(context(&config, None).client().unwrap().socket(), directory.path().join("meshd.sock"));
+        let example = include_str!("../../examples/meshd.toml").replace("/run/meshd/meshd.sock", "/tmp/other.sock");
+        std::fs::write(&config, example).unwrap();
+        assert_eq!(context(&config, None).client().unwrap().socket(), Path::new("/tmp/other.sock"));
+        assert_eq!(context(&config, Some(Path::new("/x"))).client().unwrap().socket(), Path::new("/x"));
+        std::fs::write(&config, "nod = 1").unwrap();
+        assert_eq!(context(&config, None).client().unwrap_err().exit, Exit::InvalidConfig);
+        assert_eq!(context(&config, Some(Path::new("/x"))).client().unwrap().socket(), Path::new("/x"));
+    }
+}

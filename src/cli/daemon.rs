@@ -1,0 +1,46 @@
+//! `meshd`'s own command line.
+
+use std::process::ExitCode;
+
+use super::args::{GlobalArgs, MeshdArgs};
+use super::context::{Context, read_config};
+use super::exit::{Exit, Failure};
+use crate::config::Config;
+use crate::daemon::{self, StartError};
+
+/// Runs `meshd`: checks the configuration, cleans up, or serves until it is told to stop.
+pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
+    let global = GlobalArgs { config: args.config.clone(), socket: None, color: args.color, json: false };
+    let context = Context::new(&global);
+    let result = if args.cleanup {
+        cleanup(&context)
+    } else {
+        read_config(&args.config).and_then(|config| if args.check_config { Ok(()) } else { serve(config) })
+    };
+    match result {
+        Ok(()) => Exit::Good.into(),
+        Err(failure) => {
+            context.output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<(), Failure> {
+    Ok(daemon::run(config)?)
+}
+
+fn cleanup(context: &Context) -> Result<(), Failure> {
+    let removed = daemon::cleanup()?;
+    context.output.note(&format!("{removed} routes of meshd removed"));
+    Ok(())
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::File(error) => Failure::from(error),
+            other => Failure::failed(other.to_string()),
+        }
+    }
+}

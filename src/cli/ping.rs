@@ -1,0 +1,120 @@
+//! `meshctl ping`.
+
+use super::args::PingArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output::{BAD, HEADING, STRONG, WORRYING, paint};
+use super::quantity;
+use super::status::render_loss;
+use crate::api::{PathKind, PingLine, PingMode, PingRequest};
+
+/// Pings a peer and shows each answer when it comes.
+pub async fn run(context: &Context, args: &PingArgs) -> Result<(), Failure> {
+    let interval_seconds = args.interval.as_secs_f64();
+    if !(PingRequest::INTERVAL_MIN..=PingRequest::INTERVAL_MAX).contains(&interval_seconds) {
+        return Err(Failure::new(Exit::Usage, "--interval must lie between 10ms and 60s"));
+    }
+    let request = PingRequest {
+        node: args.node.clone(),
+        count: args.count,
+        interval_seconds,
+        mode: if args.full_size { PingMode::FullSize } else { PingMode::Tunnel },
+    };
+    let output = context.output;
+    let mut answered = 0;
+    let mut written = Ok(());
+    let on_line = |line: PingLine| {
+        if let PingLine::Summary { received, .. } = &line {
+            answered = *received;
+        }
+        let result = if output.json { output.json_line(&line) } else { output.data(&render(&line)) };
+        if written.is_ok() {
+            written = result;
+        }
+    };
+    context.client()?.ping(&request, on_line).await?;
+    written?;
+    if answered == 0 { Err(Failure::new(Exit::Failed, "")) } else { Ok(()) }
+}
+
+/// Renders one line of a ping.
+pub fn render(line: &PingLine) -> String {
+    match line {
+        PingLine::Start { node, address, path, size_bytes, .. } => {
+            let path = match path {
+                Some(path) => match (path.kind, &path.via) {
+                    (PathKind::Relay, Some(via)) => format!("via {via}, {}", path.endpoint),
+                    (PathKind::Relay, None) => format!("relayed, {}", path.endpoint),
+                    (PathKind::Tcp, _) => format!("tcp, {}", path.endpoint),
+                    (PathKind::Direct, _) => format!("direct, {}", path.endpoint),
+                },
+                None => "no path".to_owned(),
+            };
+            format!("{} {address}  {path}  {}\n", paint(STRONG, node), quantity::bytes((*size_bytes).into()))
+        }
+        PingLine::Reply { sequence, path_seconds, tunnel_seconds, host_seconds } => {
+            let [path, tunnel, host] = [path_seconds, tunnel_seconds, host_seconds].map(|s| quantity::seconds(*s));
+            format!("{sequence:>4}  path {path}  tunnel {tunnel}  host {host}\n")
+        }
+        PingLine::Lost { sequence } => format!("{sequence:>4}  {}\n", paint(WORRYING, "no answer")),
+        PingLine::Failed { sequence, reason } => {
+            format!("{sequence:>4}  {}\n", paint(BAD, &format!("not sent: {reason}")))
+        }
+        PingLine::Summary {
+            sent,
+            received,
+            loss,
+            path_min_seconds,
+            path_p50_seconds,
+            path_max_seconds,
+            path_jitter_seconds,
+            tunnel_adds_p50_seconds,
+        } => {
+            let mut out = format!("{sent} sent, {received} answered, loss {}", render_loss(loss.as_ref()));
+            if let (Some(min), Some(p50), Some(max)) = (path_min_seconds, path_p50_seconds, path_max_seconds) {
+                let [min, p50, max] = [min, p50, max].map(|s| quantity::seconds(*s));
+                out.push_str(&format!("\n{} min {min}, p50 {p50}, max {max}", paint(HEADING, "path")));
+                if let Some(jitter) = path_jitter_seconds {
+                    out.push_str(&format!(", jitter {}", quantity::seconds(*jitter)));
+                }
+                if let Some(adds) = tunnel_adds_p50_seconds {
+                    out.push_str(&format!("; the tunnel adds {}", quantity::seconds(*adds)));
+                }
+            }
+            out + "\n"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fake::ping_lines;
+
+    #[test]
+    fn a_ping_with_a_loss() {
+        let text: String = ping_lines().iter().map(render).collect();
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
+            db-par-17 10.77.0.2  direct, 198.51.100.2:7655  128 B
+               1  path 12.58 ms  tunnel 12.71 ms  host 24 us
+               2  no answer
+               3  path 12.61 ms  tunnel 12.74 ms  host 24 us
+               4  not sent: no session
+            3 sent, 2 answered, loss 6.1-80%
+            path min 12.58 ms, p50 12.60 ms, max 12.61 ms, jitter 2 us; the tunnel adds 130 us
+        "#);
+    }
+
+    #[test]
+    fn a_ping_as_json_lines() {
+        let lines: Vec<String> = ping_lines().iter().map(|line| serde_json::to_string(line).unwrap()).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+            {"kind":"start","schema":1,"node":"db-par-17","address":"10.77.0.2","path":{"kind":"direct","endpoint":"198.51.100.2:7655","via":null},"size_bytes":128}
+            {"kind":"reply","sequence":1,"path_seconds":0.01258,"tunnel_seconds":0.01271,"host_seconds":0.000024}
+            {"kind":"lost","sequence":2}
+            {"kind":"reply","sequence":3,"path_seconds":0.01261,"tunnel_seconds":0.01274,"host_seconds":0.000024}
+            {"kind":"failed","sequence":4,"reason":"no session"}
+            {"kind":"summary","sent":3,"received":2,"loss":{"lost":1,"sent":3,"ratio":0.3333333333333333,"low":0.0615,"high":0.7923},"path_min_seconds":0.01258,"path_p50_seconds":0.012595,"path_max_seconds":0.01261,"path_jitter_seconds":2e-6,"tunnel_adds_p50_seconds":0.00013}
+        "#);
+    }
+}

@@ -1,0 +1,536 @@
+//! `meshctl status`.
+
+use std::time::Duration;
+
+use anstyle::Style;
+
+use super::args::StatusArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output::{HEADING, STRONG, WORRYING, paint, style_of_gravity, style_of_state};
+use super::quantity;
+use super::table::{Align, Cell, Table};
+use crate::api::{Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status};
+use crate::config::nearest;
+use crate::telemetry::LossEstimate;
+
+/// How often `--watch` asks and draws.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shows the state of this node's links.
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
+    if args.watch {
+        return watch(context, args).await;
+    }
+    let status = context.client()?.status().await?;
+    show(context, args, &status)?;
+    if args.check && !is_good(&status, args.node.as_deref()) {
+        // What is wrong stands on the screen.
+        return Err(Failure::new(Exit::Failed, ""));
+    }
+    Ok(())
+}
+
+async fn watch(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
+    let client = context.client()?;
+    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let status = client.status().await?;
+        if !context.output.json {
+            // Home, and clear to the end: what is drawn over does not flicker.
+            context.output.data("\x1b[H\x1b[J")?;
+        }
+        show(context, args, &status)?;
+    }
+}
+
+fn show(context: &Context, args: &StatusArgs, status: &Status) -> Result<(), Failure> {
+    match &args.node {
+        Some(name) => {
+            let peer = find(status, name)?;
+            let output = context.output;
+            if output.json && args.watch {
+                output.json_line(peer)
+            } else if output.json {
+                output.json(peer)
+            } else {
+                output.data(&render_peer(status, peer))
+            }
+        }
+        None if context.output.json && args.watch => context.output.json_line(status),
+        None if context.output.json => context.output.json(status),
+        None => context.output.data(&render(status)),
+    }
+}
+
+/// Returns the peer of that name, identifier or overlay address.
+fn find<'a>(status: &'a Status, name: &str) -> Result<&'a PeerStatus, Failure> {
+    let fits = |peer: &&PeerStatus| {
+        peer.name == name
+            || peer.node_id == name
+            || peer.address_v4.to_string() == name
+            || peer.address_v6.to_string() == name
+    };
+    status.peers.iter().find(fits).ok_or_else(|| {
+        let advice = match nearest(name, status.peers.iter().map(|peer| peer.name.as_str())) {
+            _ if name == status.node.name => "; it is this node itself".to_owned(),
+            Some(near) => format!("; did you mean `{near}`?"),
+            None => "; `meshctl members` lists them".to_owned(),
+        };
+        Failure::new(Exit::NotFound, format!("there is no peer `{name}`{advice}"))
+    })
+}
+
+/// Whether a monitor should be content: every peer up or new, and no problem above a notice.
+fn is_good(status: &Status, node: Option<&str>) -> bool {
+    let concerns = |peer: &PeerStatus| node.is_none_or(|node| find(status, node).is_ok_and(|found| found == peer));
+    let peers = status.peers.iter().filter(|peer| concerns(peer));
+    let peers_good = peers.clone().all(|peer| matches!(peer.state, PeerState::Up | PeerState::New));
+    let problem_concerns = |problem: &Problem| match &problem.peer {
+        _ if node.is_none() => true,
+        Some(name) => peers.clone().any(|peer| peer.name == *name),
+        None => false,
+    };
+    let mut problems = status.problems.iter().filter(|problem| problem.gravity >= Gravity::Warning);
+    peers_good && !problems.any(problem_concerns)
+}
+
+/// Renders the whole state: what is wrong first, then the peers, the worst first.
+pub fn render(status: &Status) -> String {
+    let node = &status.node;
+    let mut out = format!(
+        "{}  up {}  mesh {}  {} on {}  {}\n",
+        paint(STRONG, &node.name),
+        quantity::age(node.uptime_seconds),
+        status.mesh.name,
+        node.address_v4,
+        node.interface,
+        render_counts(&status.counts),
+    );
+    if node.certificate.warning.is_some() && !status.problems.iter().any(|p| p.kind.starts_with("certificate")) {
+        let left = node.certificate.expires_in_seconds;
+        let text = if left == 0 { "has ended".to_owned() } else { format!("ends in {}", quantity::age(left)) };
+        out.push_str(&format!("{}\n", paint(WORRYING, &format!("certificate {text} ({})", node.certificate.expires))));
+    }
+    out.push_str(&render_problems(&status.problems));
+    out.push('\n');
+    if status.peers.is_empty() {
+        out.push_str("No peers yet. `meshctl invite NODE` prints a token with which another host joins.\n");
+    } else {
+        out.push_str(&render_peers(status));
+    }
+    if !status.drops.is_empty() {
+        let drops: Vec<String> = status.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        out.push_str(&format!("\ndropped, from no peer: {}\n", drops.join(", ")));
+    }
+    out
+}
+
+fn render_counts(counts: &Counts) -> String {
+    let total = quantity::count(counts.peers.into(), "peer");
+    let states = [
+        (counts.down, PeerState::Down),
+        (counts.expired, PeerState::Expired),
+        (counts.suspect, PeerState::Suspect),
+        (counts.new, PeerState::New),
+        (counts.up, PeerState::Up),
+    ];
+    let parts: Vec<String> = states
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| paint(style_of_state(*state), &format!("{count} {}", state.name())))
+        .collect();
+    if parts.is_empty() { total } else { format!("{total}: {}", parts.join(", ")) }
+}
+
+fn render_problems(problems: &[Problem]) -> String {
+    let mut sorted: Vec<&Problem> = problems.iter().collect();
+    sorted.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));
+    let mut out = String::new();
+    for problem in sorted {
+        let word = match problem.gravity {
+            Gravity::Notice => "notice",
+            Gravity::Warning => "warning",
+            Gravity::Critical => "critical",
+        };
+        let advice = if problem.advice.is_empty() { String::new() } else { format!(": {}", problem.advice) };
+        let padding = " ".repeat(10 - word.len());
+        let word = paint(style_of_gravity(problem.gravity), word);
+        out.push_str(&format!("{word}{padding}{}{advice}\n", problem.message));
+    }
+    if out.is_empty() { out } else { format!("\n{out}") }
+}
+
+fn render_peers(status: &Status) -> String {
+    let mut table = Table::new(&[
+        ("PEER", Align::Left),
+        ("STATE", Align::Left),
+        ("FOR", Align::Right),
+        ("PATH", Align::Left),
+        ("ENDPOINT", Align::Left),
+        ("RTT p50", Align::Right),
+        ("p99", Align::Right),
+        ("JITTER", Align::Right),
+        ("LOSS 5m", Align::Right),
+        ("SESSION", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("SENT", Align::Right),
+    ]);
+    let mut peers: Vec<&PeerStatus> = status.peers.iter().collect();
+    peers.sort_by(|a, b| b.state.severity().cmp(&a.state.severity()).then_with(|| a.name.cmp(&b.name)));
+    for peer in peers {
+        let link = |of: fn(&crate::api::LinkMeasure) -> f64| {
+            peer.link.as_ref().map_or("-".to_owned(), |link| quantity::seconds(of(link)))
+        };
+        table.row([
+            Cell::styled(peer.name.as_str(), STRONG),
+            Cell::styled(peer.state.name(), style_of_state(peer.state)),
+            quantity::age(status.now.0.saturating_since(peer.since.0).as_secs()).into(),
+            peer.path.as_ref().map_or("-".to_owned(), render_path).into(),
+            peer.path.as_ref().map_or("-".to_owned(), |path| path.endpoint.to_string()).into(),
+            link(|link| link.rtt_p50_seconds).into(),
+            link(|link| link.rtt_p99_seconds).into(),
+            link(|link| link.jitter_seconds).into(),
+            Cell::styled(render_loss(peer.loss.as_ref()), style_of_loss(peer.loss.as_ref())),
+            peer.session_age_seconds.map_or("-".to_owned(), quantity::age).into(),
+            quantity::bytes(peer.rx_bytes).into(),
+            quantity::bytes(peer.tx_bytes).into(),
+        ]);
+    }
+    table.render(HEADING)
+}
+
+fn render_path(path: &PathStatus) -> String {
+    match (path.kind, &path.via) {
+        (PathKind::Direct, _) => "direct".to_owned(),
+        (PathKind::Tcp, _) => "tcp".to_owned(),
+        (PathKind::Relay, Some(via)) => format!("via {via}"),
+        (PathKind::Relay, None) => "relay".to_owned(),
+    }
+}
+
+/// What is known of a loss, never more.
+pub(super) fn render_loss(loss: Option<&LossRatio>) -> String {
+    let estimate = loss.and_then(|loss| LossEstimate::new(loss.lost, loss.sent));
+    estimate.map_or("-".to_owned(), |estimate| estimate.to_string())
+}
+
+/// Loss is coloured only once it is certain to be more than one in a thousand.
+fn style_of_loss(loss: Option<&LossRatio>) -> Style {
+    if loss.is_some_and(|loss| loss.low > 0.001) { WORRYING } else { Style::new() }
+}
+
+/// Renders everything about one link.
+pub fn render_peer(status: &Status, peer: &PeerStatus) -> String {
+    let since = quantity::age(status.now.0.saturating_since(peer.since.0).as_secs());
+    let state = paint(style_of_state(peer.state), peer.state.name());
+    let mut out = format!("{}  {state} for {since}, since {}\n", paint(STRONG, &peer.name), peer.since);
+    out.push_str(&render_problems(
+        &status.problems.iter().filter(|p| p.peer.as_ref() == Some(&peer.name)).cloned().collect::<Vec<_>>(),
+    ));
+    let mut lines: Vec<(&str, String)> = vec![("node", peer.node_id.clone())];
+    lines.push(("addresses", format!("{}, {}", peer.address_v4, peer.address_v6)));
+    if !peer.prefixes.is_empty() {
+        let prefixes: Vec<String> = peer.prefixes.iter().map(ToString::to_string).collect();
+        lines.push(("routes", prefixes.join(", ")));
+    }
+    lines.push((
+        "path",
+        match &peer.path {
+            Some(path) => format!("{}, {}", render_path(path), path.endpoint),
+            None => "none".to_owned(),
+        },
+    ));
+    if let Some(link) = &peer.link {
+        let [min, p50, p99, max, jitter] = [
+            link.rtt_min_seconds,
+            link.rtt_p50_seconds,
+            link.rtt_p99_seconds,
+            link.rtt_max_seconds,
+            link.jitter_seconds,
+        ]
+        .map(quantity::seconds);
+        let window = quantity::age(link.window_seconds as u64);
+        lines.push((
+            "round trip",
+            format!("p50 {p50}, p99 {p99}, min {min}, max {max}, jitter {jitter}, over {window}"),
+        ));
+    }
+    if let Some(loss) = &peer.loss {
+        lines.push(("loss", format!("{}, {} of {} probes", render_loss(Some(loss)), loss.lost, loss.sent)));
+    }
+    lines.push((
+        "session",
+        match peer.session_age_seconds {
+            Some(age) => {
+                format!("{} old, {} so far", quantity::age(age), quantity::count(peer.handshakes, "handshake"))
+            }
+            None => format!("none, {} so far", quantity::count(peer.handshakes, "handshake")),
+        },
+    ));
+    let traffic = |bytes, packets| format!("{} in {}", quantity::bytes(bytes), quantity::count(packets, "packet"));
+    lines.push(("received", traffic(peer.rx_bytes, peer.rx_packets)));
+    lines.push(("sent", traffic(peer.tx_bytes, peer.tx_packets)));
+    lines.push((
+        "record",
+        peer.record_age_seconds.map_or("none yet".to_owned(), |age| format!("{} old", quantity::age(age))),
+    ));
+    lines.push(("certificate", format!("until {}", peer.certificate_expires)));
+    for (reason, count) in &peer.drops {
+        lines.push(("dropped", format!("{count} {reason}")));
+    }
+    out.push('\n');
+    for (name, value) in lines {
+        out.push_str(&format!("{}{}{value}\n", paint(HEADING, name), " ".repeat(13 - name.len())));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fake::{empty_status, healthy_status, troubled_status};
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn an_empty_mesh_says_what_to_do() {
+        insta::assert_snapshot!(plain(&render(&empty_status())), @r#"
+            web1  up 91d04h  mesh example  10.77.0.1 on mesh0  0 peers
+
+            No peers yet. `meshctl invite NODE` prints a token with which another host joins.
+        "#);
+    }
+
+    #[test]
+    fn a_healthy_mesh() {
+        insta::assert_snapshot!(plain(&render(&healthy_status())), @r#"
+            web1  up 91d04h  mesh example  10.77.0.1 on mesh0  3 peers: 3 up
+
+            PEER       STATE     FOR  PATH    ENDPOINT            RTT p50       p99  JITTER  LOSS 5m  SESSION  RECEIVED      SENT
+            db-par-17  up     91d00h  direct  198.51.100.2:7655  10.28 ms  11.02 ms   94 us    <1.3%    1m37s  1.15 GiB  96.5 KiB
+            db-par-18  up     91d00h  direct  198.51.100.3:7655    214 us    388 us   94 us    <1.3%    1m37s  1.15 GiB  96.5 KiB
+            web2       up     91d00h  direct  198.51.100.4:7655  10.28 ms  11.02 ms   94 us    <1.3%    1m37s  1.15 GiB  96.5 KiB
+        "#);
+    }
+
+    #[test]
+    fn a_mesh_with_trouble() {
+        insta::assert_snapshot!(plain(&render(&troubled_status())), @r#"
+            web1  up 91d04h  mesh example  10.77.0.1 on mesh0  7 peers: 1 down, 1 expired, 1 suspect, 1 new, 3 up
+
+            critical  db-par-22 has not answered for 4 minutes: look at the host, and whether UDP 7655 reaches it
+            warning   this node's certificate ends in 5 days: run `meshctl renew`
+
+            PEER        STATE       FOR  PATH           ENDPOINT            RTT p50       p99  JITTER    LOSS 5m  SESSION  RECEIVED      SENT
+            db-par-22   down      4m00s  -              -                         -         -       -       >93%        -  1.15 GiB  96.5 KiB
+            old1        expired   1d00h  -              -                         -         -       -          -        -  1.15 GiB  96.5 KiB
+            sto-lim-03  suspect      3s  via db-par-18  198.51.100.6:7655  10.28 ms  11.02 ms   94 us  0.34-2.9%    1m37s  1.15 GiB  96.5 KiB
+            web9        new       1m00s  -              -                         -         -       -          -        -       0 B       0 B
+            db-par-17   up       91d00h  direct         198.51.100.2:7655  10.28 ms  11.02 ms   94 us      <1.3%    1m37s  1.15 GiB  96.5 KiB
+            db-par-18   up       91d00h  direct         198.51.100.3:7655    214 us    388 us   94 us      <1.3%    1m37s  1.15 GiB  96.5 KiB
+            web2        up       91d00h  direct         198.51.100.4:7655  10.28 ms  11.02 ms   94 us      <1.3%    1m37s  1.15 GiB  96.5 KiB
+
+            dropped, from no peer: bad_mac 4211
+        "#);
+    }
+
+    #[test]
+    fn a_certificate_near_its_end_is_told_even_if_it_is_no_listed_problem() {
+        let mut status = troubled_status();
+        status.problems.clear();
+        status.peers.clear();
+        insta::assert_snapshot!(plain(&render(&status)), @r#"
+            web1  up 91d04h  mesh example  10.77.0.1 on mesh0  7 peers: 1 down, 1 expired, 1 suspect, 1 new, 3 up
+            certificate ends in 5d00h (2026-11-27T14:02:00Z)
+
+            No peers yet. `meshctl invite NODE` prints a token with which another host joins.
+
+            dropped, from no peer: bad_mac 4211
+        "#);
+    }
+
+    #[test]
+    fn one_link_with_everything() {
+        let status = troubled_status();
+        let peer = find(&status, "sto-lim-03").unwrap();
+        insta::assert_snapshot!(plain(&render_peer(&status, peer)), @r#"
+            sto-lim-03  suspect for 3s, since 2026-11-22T14:01:57Z
+
+            node         00000000000000000000000000000006
+            addresses    10.77.0.6, fd12:3456:789a::a4d:6
+            path         via db-par-18, 198.51.100.6:7655
+            round trip   p50 10.28 ms, p99 11.02 ms, min 10.11 ms, max 14.90 ms, jitter 94 us, over 5m00s
+            loss         0.34-2.9%, 3 of 300 probes
+            session      1m37s old, 65520 handshakes so far
+            received     1.15 GiB in 1000000 packets
+            sent         96.5 KiB in 1024 packets
+            record       12m00s old
+            certificate  until 2027-06-10T14:02:00Z
+            dropped      3 foreign_source
+            dropped      12 replayed
+        "#);
+    }
+
+    #[test]
+    fn one_link_that_is_down() {
+        let status = troubled_status();
+        insta::assert_snapshot!(plain(&render_peer(&status, find(&status, "10.77.0.5").unwrap())), @r#"
+            db-par-22  down for 4m00s, since 2026-11-22T13:58:00Z
+
+            critical  db-par-22 has not answered for 4 minutes: look at the host, and whether UDP 7655 reaches it
+
+            node         00000000000000000000000000000005
+            addresses    10.77.0.5, fd12:3456:789a::a4d:5
+            path         none
+            loss         >93%, 60 of 60 probes
+            session      none, 65520 handshakes so far
+            received     1.15 GiB in 1000000 packets
+            sent         96.5 KiB in 1024 packets
+            record       12m00s old
+            certificate  until 2027-06-10T14:02:00Z
+        "#);
+    }
+
+    #[test]
+    fn json_has_every_field_under_its_unit() {
+        let mut status = troubled_status();
+        status.peers.retain(|peer| peer.name == "sto-lim-03");
+        status.problems.truncate(1);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&status).unwrap(), @r#"
+            {
+              "schema": 1,
+              "now": "2026-11-22T14:02:00Z",
+              "node": {
+                "name": "web1",
+                "node_id": "0102030405060708090a0b0c0d0e0f10",
+                "wireguard_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+                "address_v4": "10.77.0.1",
+                "address_v6": "fd12:3456:789a::a4d:1",
+                "interface": "mesh0",
+                "mtu_bytes": 1420,
+                "listen": [
+                  "[::]:7655"
+                ],
+                "endpoints": [
+                  "203.0.113.5:7655"
+                ],
+                "version": "0.1.0",
+                "started": "2026-08-23T14:02:00Z",
+                "uptime_seconds": 7876900,
+                "certificate": {
+                  "expires": "2026-11-27T14:02:00Z",
+                  "expires_in_seconds": 432000,
+                  "serial": 1,
+                  "warning": "warning"
+                }
+              },
+              "mesh": {
+                "name": "example",
+                "mesh_id": "000102030405060708090a0b0c0d0e0f",
+                "members": 4
+              },
+              "counts": {
+                "peers": 7,
+                "up": 3,
+                "suspect": 1,
+                "down": 1,
+                "new": 1,
+                "expired": 1
+              },
+              "problems": [
+                {
+                  "gravity": "critical",
+                  "kind": "peer_down",
+                  "peer": "db-par-22",
+                  "message": "db-par-22 has not answered for 4 minutes",
+                  "advice": "look at the host, and whether UDP 7655 reaches it",
+                  "since": "2026-11-22T13:58:00Z"
+                }
+              ],
+              "peers": [
+                {
+                  "name": "sto-lim-03",
+                  "node_id": "00000000000000000000000000000006",
+                  "address_v4": "10.77.0.6",
+                  "address_v6": "fd12:3456:789a::a4d:6",
+                  "prefixes": [],
+                  "state": "suspect",
+                  "since": "2026-11-22T14:01:57Z",
+                  "path": {
+                    "kind": "relay",
+                    "endpoint": "198.51.100.6:7655",
+                    "via": "db-par-18"
+                  },
+                  "link": {
+                    "window_seconds": 300.0,
+                    "rtt_min_seconds": 0.01011,
+                    "rtt_p50_seconds": 0.010281,
+                    "rtt_p99_seconds": 0.01102,
+                    "rtt_max_seconds": 0.0149,
+                    "jitter_seconds": 0.000094
+                  },
+                  "loss": {
+                    "lost": 3,
+                    "sent": 300,
+                    "ratio": 0.01,
+                    "low": 0.003406,
+                    "high": 0.028983
+                  },
+                  "session_age_seconds": 97,
+                  "rx_bytes": 1234567890,
+                  "tx_bytes": 98765,
+                  "rx_packets": 1000000,
+                  "tx_packets": 1024,
+                  "handshakes": 65520,
+                  "record_age_seconds": 720,
+                  "certificate_expires": "2027-06-10T14:02:00Z",
+                  "drops": {
+                    "foreign_source": 3,
+                    "replayed": 12
+                  }
+                }
+              ],
+              "drops": {
+                "bad_mac": 4211
+              }
+            }
+        "#);
+    }
+
+    #[test]
+    fn colour_is_only_added() {
+        let coloured = render(&troubled_status());
+        assert!(coloured.contains("\x1b["));
+        assert!(!plain(&coloured).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_check_is_content_with_up_and_new_and_notices_only() {
+        assert!(is_good(&healthy_status(), None) && is_good(&empty_status(), None));
+        assert!(!is_good(&troubled_status(), None));
+        let status = troubled_status();
+        assert!(is_good(&status, Some("db-par-17")) && is_good(&status, Some("web9")));
+        for name in ["db-par-22", "sto-lim-03", "old1"] {
+            assert!(!is_good(&status, Some(name)), "{name}");
+        }
+        let mut noticed = healthy_status();
+        noticed.problems = status.problems.clone();
+        noticed.problems.iter_mut().for_each(|problem| problem.gravity = Gravity::Notice);
+        assert!(is_good(&noticed, None));
+        noticed.problems[0].gravity = Gravity::Warning;
+        assert!(!is_good(&noticed, None));
+    }
+
+    #[test]
+    fn an_unknown_peer_gets_a_suggestion() {
+        let message = |name| find(&troubled_status(), name).unwrap_err().message;
+        assert_eq!(message("db-par-71"), "there is no peer `db-par-71`; did you mean `db-par-17`?");
+        assert_eq!(message("mail"), "there is no peer `mail`; `meshctl members` lists them");
+        assert_eq!(message("web1"), "there is no peer `web1`; it is this node itself");
+        assert_eq!(find(&troubled_status(), "mail").unwrap_err().exit, Exit::NotFound);
+    }
+}

@@ -1,0 +1,106 @@
+//! Borderless aligned columns.
+
+use anstyle::Style;
+use unicode_width::UnicodeWidthStr;
+
+/// How a column's cells are placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// One cell: text that may be styled; its width is that of the text.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// Makes a styled cell.
+    pub fn styled(text: impl Into<String>, style: Style) -> Self {
+        Cell { text: text.into(), style }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Cell { text: text.into(), style: Style::new() }
+    }
+}
+
+/// A table with a heading line.
+#[derive(Clone, Debug)]
+pub struct Table {
+    columns: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// Starts a table.
+    pub fn new(columns: &[(&'static str, Align)]) -> Self {
+        Table { columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row; cells beyond the columns are not shown, missing ones are empty.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Renders the table: two blanks between columns, none at the end of a line.
+    pub fn render(&self, heading: Style) -> String {
+        let headings = self.columns.iter().map(|(name, _)| Cell::styled(*name, heading)).collect();
+        let rows: Vec<&Vec<Cell>> = std::iter::once(&headings).chain(&self.rows).collect();
+        let width = |column: usize| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut out = String::new();
+        for row in rows {
+            out.push_str(&self.line(row, &widths));
+            out.push('\n');
+        }
+        out
+    }
+
+    fn line(&self, row: &[Cell], widths: &[usize]) -> String {
+        let mut line = String::new();
+        let mut pending = 0;
+        for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let padding = width - cell.text.width().min(*width);
+            let right = self.columns[at].1 == Align::Right;
+            pending += if right { padding } else { 0 };
+            if !cell.text.is_empty() {
+                line.extend(std::iter::repeat_n(' ', pending));
+                pending = 0;
+                line.push_str(&format!("{}{}{}", cell.style.render(), cell.text, cell.style.render_reset()));
+            }
+            pending += 2 + if right { 0 } else { padding };
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_align_whatever_the_width_and_colour() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("N", Align::Right), ("NOTE", Align::Left)]);
+        let red = anstyle::AnsiColor::Red.on_default();
+        table.row(["a".into(), Cell::styled("1", red), "x".into()]);
+        table.row(["zürich".into(), "1000".into(), "".into()]);
+        table.row(["東京".into(), "".into(), "y".into()]);
+        let text = anstream::adapter::strip_str(&table.render(Style::new())).to_string();
+        insta::assert_snapshot!(text, @r#"
+            NAME       N  NOTE
+            a          1  x
+            zürich  1000
+            東京          y
+        "#);
+    }
+}

@@ -1,0 +1,97 @@
+//! The local interface's way to the one task that decides: every call becomes a command on its queue.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::driver::{Command, Driver};
+use super::{commands, status};
+use crate::api::{
+    Answer, ApiError, Backend, ErrorKind, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
+    Invited, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, Status, Version,
+};
+
+/// Lines of a ping that wait for a slow reader.
+const PING_LINES: usize = 16;
+
+/// The daemon behind the local interface.
+pub(super) struct LocalBackend {
+    commands: mpsc::Sender<Command>,
+}
+
+impl LocalBackend {
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        LocalBackend { commands }
+    }
+
+    /// Runs `command` on the driver's task and returns what it says.
+    async fn call<T: Send + 'static>(&self, command: impl FnOnce(&mut Driver) -> T + Send + 'static) -> Answer<T> {
+        call(&self.commands, command).await
+    }
+}
+
+/// Runs `command` on the driver's task and returns what it says.
+pub(super) async fn call<T: Send + 'static>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(&mut Driver) -> T + Send + 'static,
+) -> Answer<T> {
+    let (answer, answered) = oneshot::channel();
+    let stopping = || ApiError::new(ErrorKind::Busy, "the daemon is stopping");
+    let boxed: Command = Box::new(move |driver| {
+        // Whoever asked may have gone.
+        let _ = answer.send(command(driver));
+    });
+    commands.send(boxed).await.map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())
+}
+
+impl Backend for LocalBackend {
+    async fn status(&self) -> Answer<Status> {
+        self.call(|driver| driver.status()).await
+    }
+
+    async fn node(&self) -> Answer<NodeInfo> {
+        self.call(|driver| driver.node_info()).await
+    }
+
+    async fn members(&self) -> Answer<Members> {
+        self.call(|driver| driver.members()).await
+    }
+
+    async fn health(&self) -> Answer<Health> {
+        self.call(|driver| driver.health()).await
+    }
+
+    async fn version(&self) -> Answer<Version> {
+        Ok(status::version())
+    }
+
+    async fn ping(&self, request: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
+        let target = self.call({
+            let request = request.clone();
+            move |driver| commands::ping_target(driver, &request)
+        });
+        let target = target.await??;
+        let (lines, reader) = mpsc::channel(PING_LINES);
+        tokio::spawn(commands::ping(self.commands.clone(), target, request, lines));
+        Ok(reader)
+    }
+
+    async fn invite(&self, request: InviteRequest) -> Answer<Invited> {
+        self.call(move |driver| commands::invite(driver, &request)).await?
+    }
+
+    async fn invites(&self) -> Answer<InviteList> {
+        self.call(commands::invites).await
+    }
+
+    async fn revoke_invite(&self, request: InviteRevokeRequest) -> Answer<InviteRevoked> {
+        self.call(move |driver| commands::revoke_invite(driver, &request)).await?
+    }
+
+    async fn revoke(&self, request: RevokeRequest) -> Answer<Revoked> {
+        self.call(move |driver| commands::revoke(driver, &request)).await?
+    }
+
+    async fn renew(&self) -> Answer<Renewed> {
+        commands::renew(&self.commands).await
+    }
+}

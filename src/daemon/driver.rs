@@ -1,0 +1,495 @@
+//! The one task that owns everything that decides.
+//!
+//! A control message's way in: the inbound thread opens it and queues it, [`Driver::run`] takes it and gives it to the engine
+//! ([`Engine::handle_message`]), [`Driver::drain`] does what the engine asks for. A control message's way out: the engine's
+//! [`Output::Message`], sealed and sent here, by the same tunnel and socket as data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::links::Links;
+use super::state::StateFiles;
+use crate::config::Config;
+use crate::control::output::{Event, Output, PeerChange, Persist};
+use crate::control::probe::{LinkState, Measurement};
+use crate::control::{Arrival, Engine, SessionEvent};
+use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagram};
+use crate::identity::NodeId;
+use crate::platform::clock;
+use crate::platform::host_state::{Device, HostState};
+use crate::platform::host_watch::{HostEvent, HostWatch};
+use crate::platform::netlink;
+use crate::telemetry::{Answer, EventKind, EventRing};
+use crate::time::{Instant, UnixTime};
+use crate::tunnel::{HandshakeEvent, Initiation, Outbox};
+use crate::wire::{DropReason, overlay};
+
+/// How long a changed membership may stay unwritten: what is lost with it is heard again from any peer.
+const MEMBERSHIP_DELAY: Duration = Duration::from_secs(1);
+/// How often the marks of handshakes are written: a replayed handshake older than this is refused also after a crash.
+const MARKS_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a broken host is left alone before it is repaired again; others may be at work on it.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// Longest sleep: after a suspend, deadlines are looked at within this time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// A command of the local interface: run on this task, with everything at hand.
+pub(super) type Command = Box<dyn FnOnce(&mut Driver) + Send>;
+
+/// An answered ping: round trips on the path and in the tunnel.
+pub(super) type Pong = (Duration, Duration);
+
+/// Everything that decides.
+pub(super) struct Driver {
+    pub(super) config: Config,
+    pub(super) engine: Engine,
+    pub(super) links: Links,
+    pub(super) files: StateFiles,
+    pub(super) dataplane: Option<Dataplane>,
+    pub(super) events: EventRing,
+    pub(super) started: Instant,
+    pub(super) started_wall: UnixTime,
+    /// Who waits for which ping.
+    pub(super) pongs: BTreeMap<u32, tokio::sync::oneshot::Sender<Pong>>,
+    /// Drops of control messages and of datagrams outside tunnels, by reason.
+    pub(super) drops: [u64; DropReason::ALL.len()],
+    /// What the kernel refused to set up, for the status.
+    pub(super) host_failures: Vec<String>,
+    pub(super) interface: String,
+    host: netlink::Host,
+    host_due: Option<Instant>,
+    membership_due: Option<Instant>,
+    marks_due: Instant,
+    /// Sessions the engine was told of.
+    sessions: BTreeSet<NodeId>,
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) engine: Engine,
+    pub(super) links: Links,
+    pub(super) files: StateFiles,
+    pub(super) host: netlink::Host,
+    pub(super) interface: String,
+}
+
+impl Driver {
+    pub(super) fn new(parts: Parts, now: Instant, wall: UnixTime) -> Self {
+        Driver {
+            config: parts.config,
+            engine: parts.engine,
+            links: parts.links,
+            files: parts.files,
+            dataplane: None,
+            events: EventRing::new(EventRing::DEFAULT_LIMIT),
+            started: now,
+            started_wall: wall,
+            pongs: BTreeMap::new(),
+            drops: [0; DropReason::ALL.len()],
+            host_failures: Vec::new(),
+            interface: parts.interface,
+            host: parts.host,
+            host_due: Some(now),
+            membership_due: None,
+            marks_due: now + MARKS_INTERVAL,
+            sessions: BTreeSet::new(),
+        }
+    }
+
+    /// Serves until `stop` is done.
+    pub(super) async fn run(
+        &mut self,
+        mut receivers: Receivers,
+        mut commands: mpsc::Receiver<Command>,
+        mut watch: HostWatch,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(stop);
+        self.drain();
+        loop {
+            if self.host_due.is_some_and(|due| due <= clock::now()) {
+                self.apply_host().await;
+            }
+            let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
+            tokio::select! {
+                () = &mut stop => return,
+                Some(datagram) = receivers.datagrams.recv() => self.take_datagram(datagram),
+                Some(packet) = receivers.control.recv() => self.take_control(packet),
+                Some(event) = receivers.events.recv() => self.take_event(event),
+                Some(command) = commands.recv() => command(self),
+                Some(event) = watch.next() => self.take_host_event(&event),
+                () = tokio::time::sleep(sleep) => {}
+            }
+            self.handle_timeout();
+            self.drain();
+        }
+    }
+
+    /// Writes everything that must survive, and ends the data plane.
+    pub(super) async fn shut_down(&mut self) {
+        self.files.write_snapshot(&self.engine.snapshot());
+        self.files.write_marks(&self.links.host().marks());
+        if let Some(dataplane) = self.dataplane.take() {
+            dataplane.stop();
+        }
+        // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
+        let wanted = HostState { device: None, covers: self.wanted_host().covers };
+        if let Err(error) = self.host.apply(&wanted).await {
+            tracing::warn!("cannot take back routes: {error}");
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        [engine, self.links.next_tick(), self.membership_due, self.host_due]
+            .into_iter()
+            .flatten()
+            .fold(self.marks_due, Instant::min)
+    }
+
+    fn handle_timeout(&mut self) {
+        let (now, wall) = (clock::now(), clock::wall());
+        while let Some(node) = self.links.pop_tick(now) {
+            self.tick(node, now, wall);
+        }
+        if self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.report_life();
+            self.engine.handle_timeout(now, wall);
+        }
+        if self.membership_due.is_some_and(|due| due <= now) {
+            self.membership_due = None;
+            self.files.write_snapshot(&self.engine.snapshot());
+        }
+        if self.marks_due <= now {
+            self.marks_due = now + MARKS_INTERVAL;
+            self.files.write_marks(&self.links.host().marks());
+        }
+    }
+
+    /// Tells the engine when it last heard from those whose probes are missed.
+    fn report_life(&mut self) {
+        let now = clock::now();
+        let suspects: Vec<NodeId> = self.engine.suspects().collect();
+        for node in suspects {
+            if let Some(heard) = self.links.get(node).and_then(|link| link.peer.tunnel().status(now).last_received) {
+                self.engine.handle_heard(node, heard);
+            }
+        }
+    }
+
+    fn tick(&mut self, node: NodeId, now: Instant, wall: UnixTime) {
+        let Some(link) = self.links.get(node) else { return };
+        let mut outbox = Outbox::new();
+        let next = link.peer.tunnel().tick(now, wall, &mut outbox);
+        if let Some(dataplane) = &self.dataplane {
+            dataplane.transmitter().drain(&link.peer, None, &mut outbox);
+        }
+        if self.sessions.contains(&node) && link.peer.tunnel().status(now).session.is_none() {
+            self.sessions.remove(&node);
+            self.engine.handle_session(node, SessionEvent::Lost, now);
+        }
+        self.links.set_tick(node, next, now);
+    }
+
+    fn take_datagram(&mut self, datagram: UnopenedDatagram) {
+        let (now, wall) = (clock::now(), clock::wall());
+        let result = match datagram.bytes.first() {
+            Some(1..=3) => return self.take_handshake(&datagram, now, wall),
+            _ => self.engine.handle_datagram(datagram.source, &datagram.bytes, now, wall),
+        };
+        if let Err(reason) = result {
+            self.drops[reason as usize] += 1;
+            tracing::debug!(source = %datagram.source, reason = reason.name(), "datagram dropped");
+        }
+    }
+
+    /// WireGuard's messages 1 to 3. The tunnel room counts what it drops.
+    fn take_handshake(&mut self, datagram: &UnopenedDatagram, now: Instant, wall: UnixTime) {
+        let mut outbox = Outbox::new();
+        let host = Arc::clone(self.links.host());
+        let event = host.handle_handshake(now, wall, datagram.source, &datagram.bytes, &mut outbox);
+        let source = Some(dataplane::Path { remote: datagram.source, local: datagram.local });
+        let tunnel = match &event {
+            Ok(
+                HandshakeEvent::Answered(tunnel)
+                | HandshakeEvent::Established(tunnel)
+                | HandshakeEvent::Outranked(tunnel)
+                | HandshakeEvent::CookieTaken(tunnel),
+            ) => Some(Arc::clone(tunnel)),
+            Ok(HandshakeEvent::Challenged) => None,
+            Err(reason) => {
+                tracing::debug!(source = %datagram.source, reason = reason.name(), "handshake dropped");
+                None
+            }
+        };
+        let node = tunnel.and_then(|tunnel| self.links.node_of(tunnel.peer_key()));
+        if let (Some(node), Ok(HandshakeEvent::Established(_))) = (node, &event) {
+            // The response proves that the peer is where it came from.
+            self.establish(node, datagram.source, datagram.local, now);
+        }
+        let path =
+            node.and_then(|node| self.links.get(node)).and_then(|link| link.peer.path().as_deref().copied()).or(source);
+        if let Some(dataplane) = &self.dataplane {
+            dataplane.transmitter().drain_by(path, source, &mut outbox);
+        }
+        if let Some(node) = node {
+            self.links.set_tick(node, now, now);
+        }
+    }
+
+    /// A session stands and was proven.
+    fn establish(&mut self, node: NodeId, source: std::net::SocketAddr, local: Option<std::net::IpAddr>, now: Instant) {
+        self.links.note_arrival(node, source, local);
+        self.sessions.insert(node);
+        self.engine.handle_session(node, SessionEvent::Established { endpoint: source }, now);
+        self.drain();
+    }
+
+    fn take_control(&mut self, packet: ControlPacket) {
+        let (now, wall) = (clock::now(), clock::wall());
+        if !self.sessions.contains(&packet.node) {
+            // The event that says so is in another queue and may come after.
+            self.establish(packet.node, packet.source, packet.local, now);
+        }
+        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
+        if let Err(reason) = self.engine.handle_message(arrival, &packet.bytes, now, wall) {
+            self.drops[reason as usize] += 1;
+            tracing::debug!(peer = %packet.node, reason = reason.name(), "control message dropped");
+        }
+    }
+
+    fn take_event(&mut self, event: dataplane::Event) {
+        let now = clock::now();
+        match event {
+            dataplane::Event::Confirmed { node, source, local } => self.establish(node, source, local, now),
+            dataplane::Event::Moved { node, source, local, .. } => {
+                self.links.note_arrival(node, source, local);
+                self.engine.handle_roam(node, source, now);
+            }
+            dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
+            dataplane::Event::DeviceGone => {
+                self.host_failures = vec![format!("the device {} was deleted; restart meshd", self.interface)];
+                tracing::error!("the device {} was deleted by somebody else; restart meshd", self.interface);
+            }
+        }
+    }
+
+    fn take_host_event(&mut self, event: &HostEvent) {
+        tracing::debug!(?event, "the host's network changed");
+        let due = clock::now() + REPAIR_PAUSE;
+        self.host_due = Some(self.host_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// Does what the engine asks for, in order.
+    pub(super) fn drain(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Datagram { to, bytes } => {
+                    if let Some(dataplane) = &self.dataplane
+                        && let Err(error) = dataplane.transmitter().send_datagram(&bytes, to, None)
+                    {
+                        self.drops[DropReason::SystemRefused as usize] += 1;
+                        tracing::debug!(%to, %error, "datagram not sent");
+                    }
+                }
+                Output::Message { to, via, bytes } => self.send_message(to, via, &bytes),
+                Output::Peer(change) => self.change_peer(change),
+                Output::Initiate(node) => self.initiate(node),
+                Output::Routing => {
+                    let routing = self.engine.routing();
+                    self.links.publish(&routing, self.engine.node());
+                    self.host_due = Some(clock::now());
+                }
+                Output::Persist(persist) => self.persist(persist),
+                Output::Event(event) => self.take_engine_event(event),
+            }
+        }
+    }
+
+    fn send_message(&mut self, to: NodeId, via: Option<std::net::SocketAddr>, bytes: &[u8]) {
+        let own = self.engine.certificate().certificate().address_v6;
+        let (Some(link), Some(dataplane)) = (self.links.get(to), &self.dataplane) else { return };
+        // A control message is about now: without a session it is dropped, not held, and what matters is said again.
+        if !self.sessions.contains(&to) {
+            return;
+        }
+        let packet = overlay::wrap(own, link.address, bytes);
+        let path = via.map(|endpoint| link.challenge_path(endpoint));
+        if let Err(reason) = dataplane.transmitter().send_packet(&link.peer, path, &packet) {
+            self.drops[reason as usize] += 1;
+        }
+    }
+
+    fn change_peer(&mut self, change: PeerChange) {
+        let now = clock::now();
+        match change {
+            PeerChange::Add { node, key, address, endpoint } => {
+                if let Err(error) = self.links.add(node, key, address, endpoint, now) {
+                    tracing::warn!(peer = %node, %error, "a member's key cannot be used");
+                }
+            }
+            PeerChange::Endpoint { node, endpoint } => self.links.set_endpoint(node, endpoint),
+            PeerChange::Remove { node } => {
+                self.sessions.remove(&node);
+                self.links.remove(node, now);
+            }
+        }
+    }
+
+    fn initiate(&mut self, node: NodeId) {
+        let (Some(link), Some(dataplane)) = (self.links.get(node), &self.dataplane) else { return };
+        let initiation = dataplane.transmitter().initiate(&link.peer, None);
+        let (now, wall) = (clock::now(), clock::wall());
+        self.links.set_tick(node, now, now);
+        if initiation == Initiation::ClockBehind {
+            self.engine.handle_clock_behind(node, now, wall);
+        }
+    }
+
+    fn persist(&mut self, persist: Persist) {
+        match persist {
+            Persist::Membership => {
+                let due = clock::now() + MEMBERSHIP_DELAY;
+                self.membership_due = Some(self.membership_due.map_or(due, |earlier| earlier.min(due)));
+            }
+            Persist::Revocation => {
+                self.membership_due = None;
+                self.files.write_snapshot(&self.engine.snapshot());
+            }
+            Persist::Invites => {
+                if !self.files.write_invites(self.engine.invites()) {
+                    // An invite that might be forgotten must not be honoured: the joining host asks again.
+                    self.engine.discard_answer();
+                }
+            }
+            Persist::Certificate(certificate) => self.files.write_certificate(&certificate),
+        }
+    }
+
+    fn take_engine_event(&mut self, event: Event) {
+        match event {
+            Event::Measured { node, measurement } => self.measure(node, measurement),
+            Event::Pong { number, path_rtt, tunnel_rtt } => {
+                if let Some(waiting) = self.pongs.remove(&number) {
+                    // Whoever asked may have gone.
+                    let _ = waiting.send((path_rtt, tunnel_rtt));
+                }
+            }
+            Event::Link { node, from, to } => self.note_link(node, from, to),
+            Event::PeerLearned { node, name } => {
+                tracing::info!(peer = %name, %node, "member learned");
+                self.note(EventKind::Joined, Some(name.to_string()), "became known");
+            }
+            Event::PeerGone { node, departure } => {
+                tracing::info!(%node, ?departure, "member gone");
+                self.note(EventKind::Revoked, None, format!("{node} is gone: {departure:?}"));
+            }
+            Event::Roamed { node, endpoint } => {
+                let name = self.name_of(node);
+                tracing::info!(peer = %name, %endpoint, "peer moved");
+                self.note(EventKind::PathChanged, Some(name), format!("moved to {endpoint}"));
+            }
+            Event::Issued { certificate } => super::commands::enter_issued(self, &certificate),
+            Event::Renewed => {
+                tracing::info!("this node's certificate was renewed");
+                self.note(EventKind::Renewed, None, "this node's certificate was renewed");
+            }
+            Event::Revoked => {
+                tracing::error!("this node was revoked by the authority");
+                self.note(EventKind::Revoked, None, "this node was revoked");
+            }
+            Event::Cloned => tracing::warn!("another host runs with this node's keys"),
+            Event::Refused { from, refusal } => {
+                tracing::debug!(peer = %from, ?refusal, "object refused");
+                self.drops[DropReason::BadControl as usize] += 1;
+            }
+        }
+    }
+
+    fn measure(&mut self, node: NodeId, measurement: Measurement) {
+        let now = clock::now();
+        let Some(link) = self.links.get_mut(node) else { return };
+        match measurement {
+            Measurement::Sample { sent, path_rtt, late, .. } => {
+                let answer = Answer { rtt: path_rtt, transit: None };
+                if late {
+                    link.statistics.late(now, sent, answer);
+                } else {
+                    link.statistics.answered(now, sent, answer);
+                }
+            }
+            Measurement::Lost { sent } => link.statistics.lost(now, sent),
+        }
+    }
+
+    fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
+        let name = self.name_of(node);
+        let kind = match to {
+            LinkState::Up => EventKind::Up,
+            LinkState::Down => EventKind::Down,
+            LinkState::New | LinkState::Suspect => EventKind::Suspect,
+        };
+        if to == LinkState::Down || from == LinkState::Down || from == LinkState::New {
+            tracing::info!(peer = %name, ?from, ?to, "link");
+        } else {
+            tracing::debug!(peer = %name, ?from, ?to, "link");
+        }
+        self.note(kind, Some(name), format!("{from:?} to {to:?}"));
+    }
+
+    fn note(&mut self, kind: EventKind, peer: Option<String>, text: impl Into<String>) {
+        self.events.push(clock::wall(), kind, peer, text);
+    }
+
+    /// A member's name, or its id where it has gone.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let member = self.engine.membership().get(node);
+        member.map_or_else(|| node.to_string(), |member| member.certificate().name.to_string())
+    }
+
+    /// What the host should have of ours: the device with our addresses, a route for everything the mesh carries, and a
+    /// cover under each.
+    fn wanted_host(&self) -> HostState {
+        let certificate = self.engine.certificate().certificate();
+        let own: BTreeSet<ipnet::IpNet> = certificate.prefixes.iter().copied().collect();
+        let mut routes: BTreeSet<ipnet::IpNet> =
+            [certificate.overlay_v4.into(), certificate.overlay_v6.into()].into_iter().collect();
+        for (_, member) in self.engine.membership().members() {
+            routes.extend(member.certificate().prefixes.iter().copied().filter(|prefix| !own.contains(prefix)));
+        }
+        let device = Device {
+            name: self.interface.clone(),
+            mtu: u32::from(self.config.interface.mtu),
+            addresses: [certificate.address_v4.into(), certificate.address_v6.into()].into_iter().collect(),
+            routes: routes.clone(),
+        };
+        HostState { device: Some(device), covers: routes }
+    }
+
+    pub(super) async fn apply_host(&mut self) {
+        self.host_due = None;
+        let wanted = self.wanted_host();
+        let failures: Vec<String> = match self.host.apply(&wanted).await {
+            Ok(applied) => {
+                for change in &applied.made {
+                    tracing::info!("host: {change}");
+                }
+                applied.failed.iter().map(|(change, error)| format!("{change}: {error}")).collect()
+            }
+            Err(error) => vec![error.to_string()],
+        };
+        for failure in &failures {
+            if !self.host_failures.contains(failure) {
+                tracing::warn!("host: {failure}");
+            }
+        }
+        if !failures.is_empty() {
+            self.host_due = Some(clock::now() + REPAIR_PAUSE * 10);
+        }
+        self.host_failures = failures;
+    }
+}

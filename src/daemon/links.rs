@@ -1,0 +1,172 @@
+//! The tunnels of this node as the control task holds them, and the forwarding table made of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+
+use crate::control::routing::Routing;
+use crate::dataplane::{ForwardingTable, Local, Path, Peer};
+use crate::identity::{NodeId, WireguardKey};
+use crate::telemetry::LinkStatistics;
+use crate::time::Instant;
+use crate::tunnel::{AddError, Host, TunnelOptions};
+
+/// A tunnel is looked at no later than this after the last time: traffic may have brought its next deadline forward, but
+/// never to less than ten seconds from then.
+const LONGEST_TICK: Duration = Duration::from_secs(5);
+
+/// One peer's tunnel and what belongs to it.
+pub(super) struct Link {
+    pub(super) key: WireguardKey,
+    pub(super) address: Ipv6Addr,
+    pub(super) peer: Arc<Peer>,
+    pub(super) statistics: LinkStatistics,
+    /// The address of ours that the peer's newest datagram was sent to, with the endpoint it came from.
+    seen: Option<(SocketAddr, IpAddr)>,
+    tick_at: Instant,
+}
+
+/// All links of this node.
+pub(super) struct Links {
+    host: Arc<Host>,
+    mtu: u16,
+    links: BTreeMap<NodeId, Link>,
+    by_key: BTreeMap<WireguardKey, NodeId>,
+    ticks: BTreeSet<(Instant, NodeId)>,
+    table: Arc<ArcSwap<ForwardingTable>>,
+    local: Local,
+}
+
+impl Links {
+    pub(super) fn new(host: Arc<Host>, local: Local, mtu: u16) -> Self {
+        let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local.clone(), Vec::new())));
+        let (links, by_key) = (BTreeMap::new(), BTreeMap::new());
+        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), table, local }
+    }
+
+    /// The table as the data threads see it.
+    pub(super) fn table(&self) -> &Arc<ArcSwap<ForwardingTable>> {
+        &self.table
+    }
+
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&Link> {
+        self.links.get(&node)
+    }
+
+    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Link> {
+        self.links.get_mut(&node)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Link)> {
+        self.links.iter().map(|(node, link)| (*node, link))
+    }
+
+    /// The peer whose tunnel has this key.
+    pub(super) fn node_of(&self, key: &[u8; 32]) -> Option<NodeId> {
+        let key = WireguardKey::from_bytes(*key).ok()?;
+        self.by_key.get(&key).copied()
+    }
+
+    pub(super) fn add(
+        &mut self,
+        node: NodeId,
+        key: WireguardKey,
+        address: Ipv6Addr,
+        endpoint: Option<SocketAddr>,
+        now: Instant,
+    ) -> Result<(), AddError> {
+        // The control engine decides when to try a peer; the tunnel only follows up on what was begun.
+        let options = TunnelOptions { mtu: usize::from(self.mtu), keep_up: false, ..TunnelOptions::default() };
+        let tunnel = self.host.add(*key.as_bytes(), options)?;
+        let peer = Peer::new(node, tunnel, self.mtu);
+        let link = Link { key, address, peer, statistics: LinkStatistics::new(), seen: None, tick_at: now };
+        self.links.insert(node, link);
+        self.by_key.insert(key, node);
+        self.ticks.insert((now, node));
+        if let Some(endpoint) = endpoint {
+            self.set_endpoint(node, endpoint);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, node: NodeId, now: Instant) {
+        if let Some(link) = self.links.remove(&node) {
+            self.by_key.remove(&link.key);
+            self.ticks.remove(&(link.tick_at, node));
+            self.host.remove(now, link.key.as_bytes());
+        }
+    }
+
+    /// Sends a peer's datagrams to an endpoint, from the address of ours that the peer uses where that is known.
+    pub(super) fn set_endpoint(&mut self, node: NodeId, endpoint: SocketAddr) {
+        if let Some(link) = self.links.get(&node) {
+            link.peer.set_path(Some(link.path_to(endpoint)));
+        }
+    }
+
+    /// Notes from where to where a peer's datagram went.
+    pub(super) fn note_arrival(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>) {
+        if let (Some(link), Some(local)) = (self.links.get_mut(&node), local) {
+            link.seen = Some((source, local));
+        }
+    }
+
+    /// The next tunnel whose time has come.
+    pub(super) fn pop_tick(&mut self, now: Instant) -> Option<NodeId> {
+        let (at, node) = self.ticks.first().copied()?;
+        if at > now {
+            return None;
+        }
+        self.ticks.pop_first();
+        Some(node)
+    }
+
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.ticks.first().map(|(at, _)| *at)
+    }
+
+    /// Plans a tunnel's next look.
+    pub(super) fn set_tick(&mut self, node: NodeId, at: Instant, now: Instant) {
+        if let Some(link) = self.links.get_mut(&node) {
+            self.ticks.remove(&(link.tick_at, node));
+            // Never at once again: a deadline in the past is a millisecond from now.
+            link.tick_at = at.min(now + LONGEST_TICK).max(now + Duration::from_millis(1));
+            self.ticks.insert((link.tick_at, node));
+        }
+    }
+
+    /// Publishes a table of the owners that the certificates name.
+    pub(super) fn publish(&mut self, routing: &Routing, own: NodeId) {
+        let mut networks: BTreeMap<NodeId, Vec<IpNet>> = BTreeMap::new();
+        for entry in &routing.entries {
+            networks.entry(entry.node).or_default().push(entry.network);
+        }
+        self.local.prefixes = networks.remove(&own).unwrap_or_default();
+        let peers = self
+            .links
+            .iter()
+            .map(|(node, link)| (Arc::clone(&link.peer), networks.remove(node).unwrap_or_default()))
+            .collect();
+        self.table.store(Arc::new(ForwardingTable::new(self.local.clone(), peers)));
+    }
+}
+
+impl Link {
+    fn path_to(&self, endpoint: SocketAddr) -> Path {
+        let local = self.seen.filter(|(source, _)| *source == endpoint).map(|(_, local)| local);
+        Path { remote: endpoint, local }
+    }
+
+    /// The path to an endpoint that is not the peer's current one.
+    pub(super) fn challenge_path(&self, endpoint: SocketAddr) -> Path {
+        self.path_to(endpoint)
+    }
+}

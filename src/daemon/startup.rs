@@ -1,0 +1,280 @@
+//! From a configuration file to a running node, and the way back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::backend::LocalBackend;
+use super::driver::{Driver, Parts};
+use super::links::Links;
+use super::state::StateFiles;
+use crate::api::{self, Server};
+use crate::config::{Config, Level};
+use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
+use crate::dataplane::{self, Dataplane, DataplaneOptions, Local, queues};
+use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
+use crate::platform::file::{self, FileError};
+use crate::platform::host_watch::HostWatch;
+use crate::platform::netlink::{self, HostError};
+use crate::platform::privileges::{self, Capability};
+use crate::platform::tun::{Tun, TunError};
+use crate::platform::udp::{UdpOptions, UdpSocket};
+use crate::platform::{clock, interfaces, random};
+use crate::tunnel;
+
+/// Bytes of a key, certificate or authority file at most.
+const IDENTITY_LIMIT: u64 = 64 << 10;
+/// Commands of the local interface that wait: more than its clients.
+const COMMANDS: usize = 128;
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file is there and says the wrong thing.
+    #[error("{path}: {why}")]
+    Content {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// The device cannot be made.
+    #[error(transparent)]
+    Device(#[from] TunError),
+    /// The port cannot be bound.
+    #[error("cannot listen on {address}: {source} (is another meshd running, or the address not on this host?)")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Netlink is not there.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The data threads did not start.
+    #[error(transparent)]
+    Threads(#[from] dataplane::StartError),
+    /// The socket for meshctl cannot be made.
+    #[error(transparent)]
+    Socket(#[from] api::BindError),
+    /// The system gives no randomness, runtime or signals.
+    #[error("the system refuses {what}: {why}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Everything a node is, as its files say.
+struct Identity {
+    keys: NodeKeys,
+    certificate: SignedCertificate,
+    anchor: TrustAnchor,
+    authority: Option<Authority>,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// [`StartError`], with nothing left behind on the host.
+pub fn run(config: Config) -> Result<(), StartError> {
+    start_log(config.log.level);
+    // Before any other thread: capabilities belong to threads.
+    let keep = [Capability::NetAdmin, Capability::NetBindService];
+    match privileges::give_up(&keep) {
+        Ok(reached) if reached.is_complete() => tracing::debug!("privileges given up: {reached}"),
+        Ok(reached) => tracing::warn!("not all privileges could be given up: {reached}"),
+        Err(error) => tracing::warn!("privileges were not given up: {error}"),
+    }
+    let runtime = runtime()?;
+    runtime.block_on(serve(config))
+}
+
+/// Removes everything of ours from the host: routes and covers, also those a crashed predecessor left.
+///
+/// # Errors
+/// Netlink is not there, or refuses.
+pub fn cleanup() -> Result<usize, StartError> {
+    let runtime = runtime()?;
+    runtime.block_on(async { Ok(netlink::Host::connect()?.cleanup().await?) })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::System { what: "an event loop", why: error.to_string() })
+}
+
+fn start_log(level: Level) {
+    let level = match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    };
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // rtnetlink's own crates log at warn what we handle.
+    let filter = tracing_subscriber::EnvFilter::new(format!("error,meshd={level}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    // A second start in one process (a test) keeps the first log.
+    let _ = builder.with_target(false).try_init();
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    let (now, wall) = (clock::now(), clock::wall());
+    let identity = load_identity(&config)?;
+    let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
+    let _lock = file::Lock::acquire(&config.files.state_directory.join("lock"))?;
+    let found = files.load(&identity.anchor, wall);
+    let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
+    let options = UdpOptions::default();
+    let udp = UdpSocket::bind(listen, options).map_err(|source| StartError::Listen { address: listen, source })?;
+    let udp = Arc::new(udp);
+    let tun = Arc::new(Tun::create(&config.interface.name)?);
+    let interface = tun.name().to_owned();
+    let netlink = netlink::Host::connect()?;
+    let watch = HostWatch::start(&interface)?;
+    let stop = stop_signal()?;
+    let seed = || random::seed().map_err(|error| StartError::System { what: "randomness", why: error.to_string() });
+    let host = tunnel::Host::new(x25519_dalek::StaticSecret::from(*identity.keys.wireguard.to_bytes()), *seed()?);
+    host.import_marks(found.marks);
+    let certificate = identity.certificate.certificate();
+    let local = Local {
+        address_v4: certificate.address_v4,
+        address_v6: certificate.address_v6,
+        overlay_v4: certificate.overlay_v4,
+        overlay_v6: certificate.overlay_v6,
+        prefixes: certificate.prefixes.clone(),
+    };
+    let links = Links::new(host, local, config.interface.mtu);
+    let (name, mesh) = (certificate.name.clone(), identity.anchor.mesh_name.clone());
+    let own = OwnNode {
+        keys: identity.keys,
+        certificate: identity.certificate,
+        anchor: identity.anchor,
+        authority: identity.authority,
+        invites: found.invites,
+    };
+    let settings = Settings {
+        probe_interval: config.probe.interval,
+        endpoints: endpoints(&config, udp.local(), &interface),
+        bootstrap: config
+            .bootstrap
+            .iter()
+            .map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint })
+            .collect(),
+    };
+    let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
+    let server = Server::bind(&config.files.socket, None)?;
+    let parts = Parts { config, engine, links, files, host: netlink, interface };
+    let mut driver = Driver::new(parts, now, wall);
+    driver.apply_host().await;
+    let (senders, receivers) = queues();
+    let table = Arc::clone(driver.links.table());
+    let host = Arc::clone(driver.links.host());
+    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders, DataplaneOptions::default())?);
+    let (commands, command_queue) = mpsc::channel(COMMANDS);
+    let backend = Arc::new(LocalBackend::new(commands));
+    let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(backend, async {
+        let _ = server_stopped.await;
+    }));
+    tracing::info!(node = %name, %mesh, %listen, "meshd {} is up", env!("CARGO_PKG_VERSION"));
+    driver.run(receivers, command_queue, watch, stop).await;
+    tracing::info!("stopping");
+    let _ = stop_server.send(());
+    let _ = serving.await;
+    driver.shut_down().await;
+    Ok(())
+}
+
+/// Reads what this node is. Nothing here is ever made anew: a node without its keys is for its operator to decide about.
+fn load_identity(config: &Config) -> Result<Identity, StartError> {
+    let content = |path: &Path, why: String| StartError::Content { path: path.display().to_string(), why };
+    let text = |path: &Path, bytes: &[u8]| {
+        String::from_utf8(bytes.to_vec()).map_err(|_| content(path, "it is not text".to_owned()))
+    };
+    let files = &config.files;
+    let anchor = config.mesh.trust_anchor().map_err(|error| content(&files.certificate, error.to_string()))?;
+    let secret = file::read_private(&files.identity, IDENTITY_LIMIT)?;
+    let keys = std::str::from_utf8(&secret)
+        .map_err(|_| content(&files.identity, "it is not text".to_owned()))
+        .and_then(|text| NodeKeys::from_armor(text).map_err(|error| content(&files.identity, error.to_string())))?;
+    let armor = text(&files.certificate, &file::read(&files.certificate, IDENTITY_LIMIT)?)?;
+    let certificate = SignedCertificate::from_armor(&armor, &anchor)
+        .map_err(|error| content(&files.certificate, error.to_string()))?;
+    let shown = certificate.certificate();
+    if shown.keys() != keys.public() {
+        let why = format!("it was issued for other keys than those in {}", files.identity.display());
+        return Err(content(&files.certificate, why));
+    }
+    if shown.name != config.node {
+        let why = format!("it names this node `{}`, but the configuration says `{}`", shown.name, config.node);
+        return Err(content(&files.certificate, why));
+    }
+    if certificate.validity(clock::wall()) == Validity::Expired {
+        tracing::warn!(
+            "this node's certificate expired on {}; renew it with `meshctl request` and `meshctl sign`",
+            shown.not_after
+        );
+    }
+    let authority = match &files.authority {
+        Some(path) => Some(load_authority(path, files.authority_passphrase_file.as_deref())?),
+        None => None,
+    };
+    if let Some(authority) = &authority
+        && !anchor.authorities.contains(&authority.public())
+    {
+        let path = files.authority.as_deref().unwrap_or(Path::new("authority"));
+        return Err(content(path, "its key is not among the authorities that the configuration trusts".to_owned()));
+    }
+    Ok(Identity { keys, certificate, anchor, authority })
+}
+
+/// Reads an authority's key file, with the passphrase in another file where it needs one.
+pub(crate) fn load_authority(path: &Path, passphrase_file: Option<&Path>) -> Result<Authority, StartError> {
+    let content = |why: String| StartError::Content { path: path.display().to_string(), why };
+    let bytes = file::read_private(path, IDENTITY_LIMIT)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| content("it is not text".to_owned()))?;
+    let passphrase = passphrase_file.map(|file| file::read_private(file, IDENTITY_LIMIT)).transpose()?;
+    let first_line = passphrase.as_ref().map(|bytes| bytes.split(|byte| *byte == b'\n').next().unwrap_or_default());
+    Authority::from_armor(text, first_line).map_err(|error| content(error.to_string()))
+}
+
+/// The endpoints to announce: the configured ones, else the address we listen on, else all of this host's own addresses.
+fn endpoints(config: &Config, bound: std::net::SocketAddr, interface: &str) -> Vec<std::net::SocketAddr> {
+    if !config.underlay.endpoints.is_empty() {
+        return config.underlay.endpoints.clone();
+    }
+    if !bound.ip().is_unspecified() {
+        return vec![bound];
+    }
+    interfaces::addresses(interface)
+        .into_iter()
+        .filter(|address| address.is_ipv4() || bound.is_ipv6())
+        .map(|address| std::net::SocketAddr::new(address, bound.port()))
+        .collect()
+}
+
+/// Completes when the daemon is told to stop.
+fn stop_signal() -> Result<impl Future<Output = ()>, StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let refused = |error: std::io::Error| StartError::System { what: "signals", why: error.to_string() };
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

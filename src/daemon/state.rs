@@ -1,0 +1,283 @@
+//! The files the daemon writes: what it learned, the marks of its handshakes, its invites, its renewed certificate.
+//!
+//! Every file carries its version and a checksum and is replaced whole. A file that does not check is set aside under another
+//! name and the one before it is tried; a node that has lost all of them starts from its configuration. Keys are not among
+//! them: the identity file is read, never written, by the daemon.
+
+use std::path::{Path, PathBuf};
+
+use blake2::{Blake2s256, Digest};
+use minicbor::{Decode, Encode};
+
+use crate::control::snapshot::Snapshot;
+use crate::identity::{InviteBook, SignedCertificate, TrustAnchor};
+use crate::platform::file::{self, FileError};
+use crate::time::UnixTime;
+use crate::tunnel::{Mark, Marks, PeerKey};
+
+/// First line of every state file of ours.
+const MAGIC: &[u8] = b"meshd state 1\n";
+/// Largest state file that is read: 4,096 members of 1.5 KiB and their revocations fit twice.
+const LIMIT: u64 = 16 << 20;
+
+/// Where the daemon keeps its state.
+#[derive(Debug)]
+pub(super) struct StateFiles {
+    directory: PathBuf,
+    certificate: PathBuf,
+    /// What had to be set aside or could not be written, for the status.
+    complaints: Vec<String>,
+}
+
+/// What a start found.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) marks: Vec<(PeerKey, Marks)>,
+    pub(super) invites: InviteBook,
+}
+
+#[derive(Encode, Decode)]
+struct SavedMarks {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[cbor(n(1), with = "minicbor::bytes")]
+    received: [u8; 12],
+    #[n(2)]
+    sent: u64,
+}
+
+impl StateFiles {
+    /// Takes a directory, which is made with mode 0700 where it is missing.
+    pub(super) fn open(directory: &Path, certificate: &Path) -> Result<Self, FileError> {
+        file::create_private_directory(directory)?;
+        // What a crash left half-written.
+        file::sweep(directory)?;
+        let (directory, certificate) = (directory.to_path_buf(), certificate.to_path_buf());
+        Ok(StateFiles { directory, certificate, complaints: Vec::new() })
+    }
+
+    /// What went wrong with the files, for the status.
+    pub(super) fn complaints(&self) -> &[String] {
+        &self.complaints
+    }
+
+    /// Reads everything, setting aside what does not check.
+    pub(super) fn load(&mut self, anchor: &TrustAnchor, wall: UnixTime) -> Found {
+        Found {
+            snapshot: self.read_checked("membership", wall, |bytes| {
+                Snapshot::from_bytes(bytes).map_err(|error| error.to_string())
+            }),
+            marks: self.read_checked("marks", wall, parse_marks).unwrap_or_default(),
+            invites: self.read_invites(anchor, wall),
+        }
+    }
+
+    pub(super) fn write_snapshot(&mut self, snapshot: &Snapshot) {
+        self.write_checked("membership", &snapshot.to_bytes());
+    }
+
+    pub(super) fn write_marks(&mut self, marks: &[(PeerKey, Marks)]) {
+        let saved: Vec<SavedMarks> = marks
+            .iter()
+            .map(|(key, marks)| SavedMarks {
+                key: *key,
+                received: *marks.received.as_bytes(),
+                sent: marks.sent.as_secs(),
+            })
+            .collect();
+        self.write_checked("marks", &minicbor::to_vec(&saved).unwrap_or_default());
+    }
+
+    /// Writes the invites; the answer to a join may be sent only if this says yes.
+    #[must_use]
+    pub(super) fn write_invites(&mut self, invites: &InviteBook) -> bool {
+        let path = self.directory.join("invites");
+        let written = file::atomic_write(&path, invites.to_armor().as_bytes(), 0o600);
+        self.note("the invites", written)
+    }
+
+    /// Writes our own renewed certificate where the configuration has it.
+    pub(super) fn write_certificate(&mut self, certificate: &SignedCertificate) {
+        let written = file::atomic_write(&self.certificate, certificate.to_armor().as_bytes(), 0o644);
+        self.note("the renewed certificate", written);
+    }
+
+    fn read_invites(&mut self, anchor: &TrustAnchor, wall: UnixTime) -> InviteBook {
+        let path = self.directory.join("invites");
+        let text = match file::read_private(&path, LIMIT) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return InviteBook::default(),
+            Err(error) => {
+                self.complain(format!("the invites cannot be read: {error}"));
+                return InviteBook::default();
+            }
+        };
+        let parsed = std::str::from_utf8(&text)
+            .map_err(|error| error.to_string())
+            .and_then(|text| InviteBook::from_armor(text, anchor).map_err(|error| error.to_string()));
+        parsed.unwrap_or_else(|why| {
+            self.set_aside(&path, &why, wall);
+            InviteBook::default()
+        })
+    }
+
+    /// Reads `name`, and where that is missing or damaged, `name.previous`.
+    fn read_checked<T>(&mut self, name: &str, wall: UnixTime, parse: impl Fn(&[u8]) -> Result<T, String>) -> Option<T> {
+        for path in [self.directory.join(name), self.directory.join(format!("{name}.previous"))] {
+            let bytes = match file::read(&path, LIMIT) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => {
+                    self.complain(format!("{error}"));
+                    continue;
+                }
+            };
+            match unframe(&bytes).and_then(&parse) {
+                Ok(value) => return Some(value),
+                Err(why) => self.set_aside(&path, &why, wall),
+            }
+        }
+        None
+    }
+
+    /// Writes `name`, keeping what was there as `name.previous`.
+    fn write_checked(&mut self, name: &str, payload: &[u8]) {
+        let path = self.directory.join(name);
+        let previous = self.directory.join(format!("{name}.previous"));
+        // A link, so that there is no moment without a good file under either name.
+        let _ = std::fs::remove_file(&previous);
+        let _ = std::fs::hard_link(&path, &previous);
+        let written = file::atomic_write(&path, &frame(payload), 0o600);
+        self.note("the state", written);
+    }
+
+    fn set_aside(&mut self, path: &Path, why: &str, wall: UnixTime) {
+        let moved = match file::quarantine(path, wall) {
+            Ok(to) => format!("kept as {}", to.display()),
+            Err(error) => format!("and could not be set aside: {error}"),
+        };
+        self.complain(format!("{} was damaged ({why}), {moved}", path.display()));
+    }
+
+    fn note(&mut self, what: &str, written: Result<(), FileError>) -> bool {
+        let failed = format!("{what} could not be written");
+        self.complaints.retain(|complaint| !complaint.starts_with(&failed));
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                self.complain(format!("{failed}: {error}"));
+                false
+            }
+        }
+    }
+
+    fn complain(&mut self, complaint: String) {
+        tracing::warn!("{complaint}");
+        self.complaints.push(complaint);
+        // A disk that stays broken for months must not fill the memory.
+        if self.complaints.len() > 16 {
+            self.complaints.remove(0);
+        }
+    }
+}
+
+/// Puts the magic and a checksum in front of a payload.
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut framed = MAGIC.to_vec();
+    framed.extend_from_slice(&Blake2s256::digest(payload));
+    framed.extend_from_slice(payload);
+    framed
+}
+
+fn unframe(bytes: &[u8]) -> Result<&[u8], String> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or("it is no state file of this version")?;
+    let (checksum, payload) = rest.split_at_checked(32).ok_or("it is cut off")?;
+    if Blake2s256::digest(payload).as_slice() != checksum {
+        return Err("its checksum does not fit".to_owned());
+    }
+    Ok(payload)
+}
+
+fn parse_marks(bytes: &[u8]) -> Result<Vec<(PeerKey, Marks)>, String> {
+    let saved: Vec<SavedMarks> = minicbor::decode(bytes).map_err(|error| error.to_string())?;
+    Ok(saved
+        .into_iter()
+        .map(|saved| {
+            let marks = Marks { received: Mark::from_bytes(saved.received), sent: UnixTime::from_secs(saved.sent) };
+            (saved.key, marks)
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn files() -> (tempfile::TempDir, StateFiles) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let state = directory.path().join("state");
+        let files = StateFiles::open(&state, &directory.path().join("node.cert")).expect("opens");
+        (directory, files)
+    }
+
+    fn marks(sent: u64) -> Vec<(PeerKey, Marks)> {
+        vec![([7; 32], Marks { received: Mark::from_bytes([1; 12]), sent: UnixTime::from_secs(sent) })]
+    }
+
+    fn load(files: &mut StateFiles) -> Option<Vec<(PeerKey, Marks)>> {
+        files.read_checked("marks", UnixTime::from_secs(9), parse_marks)
+    }
+
+    #[test]
+    fn what_was_written_comes_back() {
+        let (_directory, mut files) = files();
+        assert_eq!(load(&mut files), None);
+        files.write_marks(&marks(5));
+        assert_eq!(load(&mut files), Some(marks(5)));
+        assert!(files.complaints().is_empty());
+    }
+
+    #[test]
+    fn every_damage_is_set_aside_and_the_previous_state_used() {
+        let (_directory, mut files) = files();
+        files.write_marks(&marks(5));
+        files.write_marks(&marks(6));
+        let path = files.directory.join("marks");
+        let good = std::fs::read(&path).expect("written");
+        for cut in 0..good.len() {
+            std::fs::write(&path, &good[..cut]).expect("writable");
+            assert_eq!(load(&mut files), Some(marks(5)), "cut at {cut}");
+            assert!(!path.exists(), "the damaged file is not in the way any more");
+        }
+        for flip in 0..good.len() {
+            let mut bad = good.clone();
+            bad[flip] ^= 0x10;
+            std::fs::write(&path, &bad).expect("writable");
+            assert_eq!(load(&mut files), Some(marks(5)), "flipped at {flip}");
+        }
+        assert!(!files.complaints().is_empty() && files.complaints().len() <= 16);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_complaint_that_ends_with_its_cause() {
+        let (directory, mut files) = files();
+        let aside = directory.path().join("aside");
+        std::fs::rename(&files.directory, &aside).expect("movable");
+        files.write_marks(&marks(5));
+        assert_eq!(files.complaints().len(), 1);
+        std::fs::rename(&aside, &files.directory).expect("movable");
+        files.write_marks(&marks(5));
+        assert!(files.complaints().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = unframe(&bytes);
+            let _ = parse_marks(&bytes);
+            let _ = Snapshot::from_bytes(&bytes);
+        }
+    }
+}

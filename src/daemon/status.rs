@@ -1,0 +1,313 @@
+//! What the local interface is told about this node.
+
+use std::collections::BTreeMap;
+
+use super::driver::Driver;
+use crate::api::{
+    CertificateStatus, Counts, Gravity, Health, LinkMeasure, LossRatio, Member, Members, MeshStatus, NodeInfo,
+    NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, SCHEMA, Status, Timestamp, Version,
+};
+use crate::control::probe::LinkState;
+use crate::control::routing::Claim;
+use crate::control::{PROTOCOL_VERSION, PeerView, View};
+use crate::platform::clock;
+use crate::telemetry::LinkSummary;
+use crate::time::{Instant, UnixTime};
+use crate::wire::DropReason;
+
+/// The daemon's version.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Driver {
+    /// The whole state.
+    pub(super) fn status(&self) -> Status {
+        let (now, wall) = (clock::now(), clock::wall());
+        let view = self.engine.view(now);
+        let mut peers: Vec<PeerStatus> = view.peers.iter().map(|peer| self.peer_status(peer, now, wall)).collect();
+        peers.sort_by(|a, b| b.state.severity().cmp(&a.state.severity()).then_with(|| a.name.cmp(&b.name)));
+        let anchor = self.engine.membership().anchor();
+        Status {
+            schema: SCHEMA,
+            now: Timestamp(wall),
+            node: self.node_status(now, wall),
+            mesh: MeshStatus {
+                name: anchor.mesh_name.clone(),
+                mesh_id: anchor.mesh.to_string(),
+                members: u32::try_from(view.members).unwrap_or(u32::MAX),
+            },
+            counts: Counts::of(peers.iter().map(|peer| peer.state)),
+            problems: self.problems(&view, &peers, wall),
+            peers,
+            drops: self.drop_counts(),
+        }
+    }
+
+    fn node_status(&self, now: Instant, wall: UnixTime) -> NodeStatus {
+        let certificate = self.engine.certificate().certificate();
+        NodeStatus {
+            name: certificate.name.to_string(),
+            node_id: certificate.node.to_string(),
+            wireguard_key: certificate.wireguard_key.to_string(),
+            address_v4: certificate.address_v4,
+            address_v6: certificate.address_v6,
+            interface: self.interface.clone(),
+            mtu_bytes: u32::from(self.config.interface.mtu),
+            listen: self.config.underlay.listen.clone(),
+            endpoints: self.engine.endpoints().to_vec(),
+            version: VERSION.to_owned(),
+            started: Timestamp(self.started_wall),
+            uptime_seconds: now.saturating_since(self.started).as_secs(),
+            certificate: certificate_status(certificate.not_after, certificate.serial, wall),
+        }
+    }
+
+    fn peer_status(&self, view: &PeerView, now: Instant, wall: UnixTime) -> PeerStatus {
+        let link = self.links.get(view.node);
+        let tunnel = link.map(|link| link.peer.tunnel().status(now));
+        let summary = link.map(|link| link.statistics.summary(now));
+        let expired = view.certificate_not_after <= wall;
+        let state = match view.state {
+            LinkState::Up if !expired => PeerState::Up,
+            LinkState::Suspect if !expired => PeerState::Suspect,
+            LinkState::Down if !expired => PeerState::Down,
+            LinkState::New if !expired => PeerState::New,
+            _ => PeerState::Expired,
+        };
+        let session = tunnel.as_ref().and_then(|tunnel| tunnel.session);
+        let endpoint = view.endpoint.filter(|_| session.is_some());
+        PeerStatus {
+            name: view.name.to_string(),
+            node_id: view.node.to_string(),
+            address_v4: view.address_v4,
+            address_v6: view.address_v6,
+            prefixes: view.prefixes.clone(),
+            state,
+            since: Timestamp(wall - view.state_for),
+            path: endpoint.map(|endpoint| PathStatus { kind: PathKind::Direct, endpoint, via: None }),
+            link: summary.as_ref().and_then(link_measure),
+            loss: summary.as_ref().and_then(loss_ratio),
+            session_age_seconds: session.map(|session| now.saturating_since(session.established).as_secs()),
+            rx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.received.bytes),
+            tx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.sent.bytes),
+            rx_packets: tunnel.as_ref().map_or(0, |tunnel| tunnel.received.packets),
+            tx_packets: tunnel.as_ref().map_or(0, |tunnel| tunnel.sent.packets),
+            handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),
+            record_age_seconds: view.record_issued.map(|issued| wall.saturating_since(issued).as_secs()),
+            certificate_expires: Timestamp(view.certificate_not_after),
+            drops: tunnel.as_ref().map(|tunnel| by_reason(&tunnel.drops)).unwrap_or_default(),
+        }
+    }
+
+    /// Drops that belong to no peer: of the data threads, the handshakes and the control task.
+    fn drop_counts(&self) -> BTreeMap<String, u64> {
+        let mut drops = self.drops;
+        for (sum, more) in drops.iter_mut().zip(self.links.host().drops()) {
+            *sum += more;
+        }
+        if let Some(dataplane) = &self.dataplane {
+            for reading in [dataplane.inbound(), dataplane.outbound()] {
+                for (sum, more) in drops.iter_mut().zip(reading.drops) {
+                    *sum += more;
+                }
+            }
+        }
+        by_reason(&drops)
+    }
+
+    /// What is wrong, gravest first.
+    fn problems(&self, view: &View, peers: &[PeerStatus], wall: UnixTime) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.own_problems(view, wall, &mut problems);
+        for peer in peers {
+            let since = Some(peer.since);
+            match peer.state {
+                PeerState::Down => problems.push(Problem {
+                    gravity: Gravity::Critical,
+                    kind: "peer_down".into(),
+                    peer: Some(peer.name.clone()),
+                    message: format!("{} does not answer", peer.name),
+                    advice: format!(
+                        "see whether its host runs meshd and lets UDP through: meshctl status {}",
+                        peer.name
+                    ),
+                    since,
+                }),
+                PeerState::Suspect => problems.push(Problem {
+                    gravity: Gravity::Warning,
+                    kind: "peer_suspect".into(),
+                    peer: Some(peer.name.clone()),
+                    message: format!("{} has missed probes", peer.name),
+                    advice: String::new(),
+                    since,
+                }),
+                PeerState::Expired => problems.push(Problem {
+                    gravity: Gravity::Critical,
+                    kind: "peer_certificate_expired".into(),
+                    peer: Some(peer.name.clone()),
+                    message: format!("the certificate of {} has expired; its link ends within a day", peer.name),
+                    advice: "sign a new one: meshctl request there, meshctl sign at the authority".into(),
+                    since: Some(peer.certificate_expires),
+                }),
+                PeerState::Up | PeerState::New => {}
+            }
+        }
+        for collision in &view.collisions {
+            let what = match &collision.what {
+                Claim::Network(network) => network.to_string(),
+                Claim::Name(name) => format!("the name {name}"),
+            };
+            let (holder, ignored) = (self.name_of(collision.holder), self.name_of(collision.ignored));
+            problems.push(Problem {
+                gravity: Gravity::Critical,
+                kind: "collision".into(),
+                peer: Some(ignored.clone()),
+                message: format!(
+                    "two certificates grant {what}: {holder} has it, {ignored} ({}) does not",
+                    collision.ignored
+                ),
+                advice: "revoke one of the two and sign it anew; keep one ledger per authority".into(),
+                since: None,
+            });
+        }
+        problems.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));
+        problems
+    }
+
+    fn own_problems(&self, view: &View, wall: UnixTime, problems: &mut Vec<Problem>) {
+        let mut add = |gravity, kind: &str, message: String, advice: &str| {
+            problems.push(Problem {
+                gravity,
+                kind: kind.into(),
+                peer: None,
+                message,
+                advice: advice.into(),
+                since: None,
+            });
+        };
+        if view.revoked {
+            let advice = "make new keys and join again, if this host still belongs to the mesh";
+            add(Gravity::Critical, "revoked", "this node was revoked: no member talks to it".into(), advice);
+        }
+        if view.cloned.is_some() {
+            let message = "another host runs with this node's keys (a copied disk or image?)".to_owned();
+            let advice =
+                "stop one of the two, delete its identity.key and node.cert, and let it join under its own name";
+            add(Gravity::Critical, "cloned", message, advice);
+        }
+        let left = view.certificate_not_after.saturating_since(wall).as_secs();
+        if let Some(gravity) = CertificateStatus::warning_at(left) {
+            let message = match left {
+                0 => format!("this node's certificate expired on {}", view.certificate_not_after),
+                _ => format!("this node's certificate expires in {} days", left / 86_400),
+            };
+            let advice = "no authority node has renewed it: meshctl request here, meshctl sign at the authority";
+            add(gravity, "certificate_expires", message, advice);
+        }
+        for failure in &self.host_failures {
+            add(Gravity::Critical, "host", failure.clone(), "");
+        }
+        for complaint in self.files.complaints() {
+            add(Gravity::Warning, "state_files", complaint.clone(), "");
+        }
+        if view.peers.is_empty() && !self.config.bootstrap.is_empty() {
+            let advice = "see whether they run, and whether this host may send UDP to them";
+            add(Gravity::Critical, "alone", "none of the bootstrap members has answered yet".into(), advice);
+        }
+    }
+
+    /// This node's public identity.
+    pub(super) fn node_info(&self) -> NodeInfo {
+        let certificate = self.engine.certificate().certificate();
+        let anchor = self.engine.membership().anchor();
+        NodeInfo {
+            schema: SCHEMA,
+            name: certificate.name.to_string(),
+            node_id: certificate.node.to_string(),
+            wireguard_key: certificate.wireguard_key.to_string(),
+            verifying_key: certificate.verifying_key.to_string(),
+            mesh_name: anchor.mesh_name.clone(),
+            mesh_id: anchor.mesh.to_string(),
+            overlay_v4: anchor.overlay_v4,
+            overlay_v6: anchor.overlay_v6,
+            authorities: anchor.authorities.iter().map(ToString::to_string).collect(),
+            endpoints: self.engine.endpoints().to_vec(),
+            holds_authority: self.engine.is_authority(),
+        }
+    }
+
+    /// The members this node knows, and those it knows to be revoked.
+    pub(super) fn members(&self) -> Members {
+        let membership = self.engine.membership();
+        let mut members: Vec<Member> = membership
+            .members()
+            .map(|(node, member)| {
+                let certificate = member.certificate();
+                Member {
+                    name: certificate.name.to_string(),
+                    node_id: node.to_string(),
+                    wireguard_key: certificate.wireguard_key.to_string(),
+                    verifying_key: certificate.verifying_key.to_string(),
+                    address_v4: certificate.address_v4,
+                    address_v6: certificate.address_v6,
+                    prefixes: certificate.prefixes.clone(),
+                    tags: certificate.tags.iter().map(ToString::to_string).collect(),
+                    endpoints: member.record.as_ref().map(|r| r.record().endpoints.clone()).unwrap_or_default(),
+                    certificate_expires: Timestamp(certificate.not_after),
+                    protocol_version: member.record.as_ref().map(|record| record.record().protocol_version),
+                    revoked: false,
+                    is_self: node == self.engine.node(),
+                }
+            })
+            .collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        Members { schema: SCHEMA, members }
+    }
+
+    /// Whether the daemon does its work.
+    pub(super) fn health(&self) -> Health {
+        let status = self.status();
+        let healthy = status.problems.iter().all(|problem| problem.gravity < Gravity::Critical);
+        Health { schema: SCHEMA, healthy, problems: status.problems }
+    }
+}
+
+/// What the daemon is.
+pub(super) fn version() -> Version {
+    Version { schema: SCHEMA, version: VERSION.to_owned(), protocol_version: PROTOCOL_VERSION }
+}
+
+fn certificate_status(not_after: UnixTime, serial: u64, wall: UnixTime) -> CertificateStatus {
+    let left = not_after.saturating_since(wall).as_secs();
+    CertificateStatus {
+        expires: Timestamp(not_after),
+        expires_in_seconds: left,
+        serial,
+        warning: CertificateStatus::warning_at(left),
+    }
+}
+
+fn link_measure(summary: &LinkSummary) -> Option<LinkMeasure> {
+    let rtt = summary.rtt?;
+    Some(LinkMeasure {
+        window_seconds: summary.window.as_secs_f64(),
+        rtt_min_seconds: rtt.min.as_secs_f64(),
+        rtt_p50_seconds: rtt.p50.as_secs_f64(),
+        rtt_p99_seconds: rtt.p99.as_secs_f64(),
+        rtt_max_seconds: rtt.max.as_secs_f64(),
+        jitter_seconds: summary.jitter.as_secs_f64(),
+    })
+}
+
+fn loss_ratio(summary: &LinkSummary) -> Option<LossRatio> {
+    let loss = summary.loss?;
+    Some(LossRatio { lost: loss.lost, sent: loss.sent, ratio: loss.ratio(), low: loss.low, high: loss.high })
+}
+
+fn by_reason(counts: &[u64; DropReason::ALL.len()]) -> BTreeMap<String, u64> {
+    DropReason::ALL
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), *count))
+        .collect()
+}
