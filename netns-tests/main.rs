@@ -1,0 +1,18 @@
+//! Tests with several hosts on one machine: real kernel, real processes, emulated internet.
+
+mod calibration;
+mod databases;
+mod faults;
+mod harness;
+mod lab;
+mod networks;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Err(error) = networks::leave_a_run_behind() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    harness::run(&[networks::CASES, calibration::CASES, faults::CASES, databases::CASES])
+}
