@@ -158,7 +158,7 @@ pub struct InitArgs {
     pub endpoint: Vec<SocketAddr>,
     /// Where the daemon listens; every address, on the endpoint's port, unless given.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Option<SocketAddr>,
     /// The directory to write to; the configuration file's directory unless given.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -246,7 +246,7 @@ pub struct JoinArgs {
     pub endpoint: Vec<SocketAddr>,
     /// Where the daemon listens; every address, on the endpoint's port, unless given.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Option<SocketAddr>,
     /// The directory to write to; the configuration file's directory unless given.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

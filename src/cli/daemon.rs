@@ -1,5 +1,6 @@
 //! `meshd`'s own command line.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::{GlobalArgs, MeshdArgs};
@@ -15,7 +16,8 @@ pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
     let result = if args.cleanup {
         cleanup(&context)
     } else {
-        read_config(&args.config).and_then(|config| if args.check_config { Ok(()) } else { serve(config) })
+        read_config(&args.config)
+            .and_then(|config| if args.check_config { Ok(()) } else { serve(config, &args.config) })
     };
     match result {
         Ok(()) => Exit::Good.into(),
@@ -26,8 +28,8 @@ pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
-    Ok(daemon::run(config)?)
+fn serve(config: Config, path: &Path) -> Result<(), Failure> {
+    Ok(daemon::run(config, path)?)
 }
 
 fn cleanup(context: &Context) -> Result<(), Failure> {

@@ -30,7 +30,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     let founded = found(args)?;
     let mut config = Config::new(args.node.clone(), mesh_of(founded.authority.anchor()), &config_path);
     config.underlay.endpoints.clone_from(&args.endpoint);
-    config.underlay.listen = listen(&args.listen, &args.endpoint);
+    config.underlay.listen = listen(args.listen, &args.endpoint);
     if !args.offline_authority && !args.ask_passphrase {
         config.files.authority = Some(key_path.clone());
         config.files.authority_passphrase_file = args.authority_passphrase_file.as_deref().map(absolute).transpose()?;
@@ -104,9 +104,9 @@ pub fn mesh_of(anchor: &TrustAnchor) -> Mesh {
 }
 
 /// Where a node listens: where it was told to, else on every address at the port it announces.
-pub fn listen(listen: &[SocketAddr], endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
-    if !listen.is_empty() {
-        return listen.to_vec();
+pub fn listen(listen: Option<SocketAddr>, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
+    if let Some(listen) = listen {
+        return vec![listen];
     }
     let port = endpoints.first().map_or(DEFAULT_PORT, SocketAddr::port);
     vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))]

@@ -83,7 +83,7 @@ fn configuration(token: &Token, args: &JoinArgs, path: &Path) -> Result<Config, 
     let anchor = token.anchor().map_err(|error| Failure::failed(format!("the token cannot be used: {error}")))?;
     let mut config = Config::new(token.name.clone(), mesh_of(&anchor), path);
     config.underlay.endpoints.clone_from(&args.endpoint);
-    config.underlay.listen = listen(&args.listen, &args.endpoint);
+    config.underlay.listen = listen(args.listen, &args.endpoint);
     Ok(config)
 }
 

@@ -50,13 +50,7 @@ pub const KEYS: [Key; 21] = [
         "",
         "The keys whose signature admits a node.",
     ),
-    key(
-        "underlay",
-        "listen",
-        "ADDRESS:PORT, or a list of up to 4",
-        "\"[::]:7655\"",
-        "UDP addresses to listen on; [::] takes IPv4 too.",
-    ),
+    key("underlay", "listen", "ADDRESS:PORT", "\"[::]:7655\"", "The UDP address to listen on; [::] takes IPv4 too."),
     key(
         "underlay",
         "endpoints",

@@ -87,7 +87,7 @@ impl Mesh {
 /// The sockets on the public network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
-    /// Addresses to listen on, 1 to [`Underlay::LISTEN_LIMIT`]. `[::]` takes IPv4 too.
+    /// The address to listen on ([`Underlay::LISTEN_LIMIT`] of them). `[::]` takes IPv4 too.
     pub listen: Vec<SocketAddr>,
     /// Addresses announced to the other members, at most [`Underlay::ENDPOINT_LIMIT`]; empty where others cannot
     /// reach this node first.
@@ -95,8 +95,8 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// Listening sockets at most: one per family on two uplinks.
-    pub const LISTEN_LIMIT: usize = 4;
+    /// Listening sockets: one, which serves both families on `[::]` and every uplink.
+    pub const LISTEN_LIMIT: usize = 1;
     /// Endpoints at most: what a signed record can carry.
     pub const ENDPOINT_LIMIT: usize = 16;
 }

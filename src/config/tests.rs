@@ -75,7 +75,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:4:6: mesh.id: `0001` is no identifier (expected 32 hexadecimal digits)
         /srv/mesh/meshd.toml:5:11: mesh.overlay: the range starts at another address; did you mean 10.77.0.0/16? (expected an IPv4 range between /8 and /29)
         /srv/mesh/meshd.toml:7:1: underlay.lisen: unknown key; did you mean `listen`? (expected one of listen, endpoints)
-        /srv/mesh/meshd.toml:8:10: underlay.listen: the port is missing; did you mean 203.0.113.5:7655? (expected ADDRESS:PORT, or a list of up to 4)
+        /srv/mesh/meshd.toml:8:10: underlay.listen: the port is missing; did you mean 203.0.113.5:7655? (expected ADDRESS:PORT)
         /srv/mesh/meshd.toml:9:14: underlay.endpoints: nobody can send to 0.0.0.0 (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
@@ -108,8 +108,8 @@ fn a_problem_shows_its_line() {
 
 #[test]
 fn lists_are_bounded_and_without_twins() {
-    let listen = format!("{MINIMAL}[underlay]\nlisten = [{}]", "\"[::]:1\",".repeat(5));
-    assert!(errors(&listen).contains("underlay.listen: 5 entries"));
+    let listen = format!("{MINIMAL}[underlay]\nlisten = [{}]", "\"[::]:1\",".repeat(2));
+    assert!(errors(&listen).contains("underlay.listen: 2 entries"));
     let twin = format!("{MINIMAL}[underlay]\nendpoints = [\"192.0.2.1:1\", \"192.0.2.1:1\"]");
     assert!(errors(&twin).contains("it stands in the list twice"));
     let none = MINIMAL.replace("\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"", "");
@@ -156,7 +156,7 @@ fn config() -> impl Strategy<Value = Config> {
         prop::option::of((path(), prop::option::of(path()), prop::option::of(path()))),
     );
     let rest = ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>());
-    (addresses(4), addresses(16), addresses(8), files, rest).prop_map(|(listen, endpoints, members, files, rest)| {
+    (addresses(1), addresses(16), addresses(8), files, rest).prop_map(|(listen, endpoints, members, files, rest)| {
         let minimal = parse(MINIMAL).expect("the minimal file is valid");
         let (name, mtu, millis, level, length, id) = rest;
         let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");

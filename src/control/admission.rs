@@ -47,6 +47,9 @@ pub enum CommandError {
     /// Nobody can sign.
     #[error("no authority node answers; sign a certificate offline, or try again when one is up")]
     NoSigner,
+    /// A renewal would shorten it.
+    #[error("the certificate holds until {0}, longer than a renewed one would")]
+    NotDue(UnixTime),
     /// The invite cannot be kept.
     #[error(transparent)]
     Invite(#[from] InviteBookError),
@@ -310,9 +313,10 @@ impl Engine {
 
     fn ask_for_renewal(&mut self, now: Instant, wall: UnixTime) {
         let certificate = self.own.certificate.certificate();
-        let term = certificate.not_after.saturating_since(certificate.issued);
+        let term = certificate.not_after.saturating_since(certificate.issued).min(Term::ONLINE);
         let at = wall.max(self.membership.floor());
-        if at < certificate.issued + term / 2 {
+        // Half of what an authority node gives: a certificate that was signed offline for a year is not cut short.
+        if certificate.not_after.saturating_since(at) > term / 2 {
             return;
         }
         if self.own.authority.is_some() {
@@ -327,8 +331,12 @@ impl Engine {
     /// Renews this node's certificate now: an authority node by itself, any other by asking one.
     ///
     /// # Errors
-    /// No authority node answers at present.
+    /// No authority node answers at present, or the certificate holds longer than a renewed one would.
     pub fn renew(&mut self, now: Instant, wall: UnixTime) -> Result<(), CommandError> {
+        let at = wall.max(self.membership.floor());
+        if Term::online(at).not_after <= self.own.certificate.certificate().not_after {
+            return Err(CommandError::NotDue(self.own.certificate.certificate().not_after));
+        }
         if self.own.authority.is_some() {
             self.renew_own(now, wall);
             return Ok(());
@@ -336,9 +344,24 @@ impl Engine {
         if self.ask_a_signer(now) { Ok(()) } else { Err(CommandError::NoSigner) }
     }
 
+    /// Whether somebody who can renew this node's certificate answers, this node itself included.
+    pub fn can_renew(&self) -> bool {
+        self.own.authority.is_some() || !self.signers().is_empty()
+    }
+
     fn ask_a_signer(&mut self, now: Instant) -> bool {
-        let signers: Vec<NodeId> = self
-            .gossip
+        let signers = self.signers();
+        if signers.is_empty() {
+            return false;
+        }
+        let signer = signers[self.rng.next_u32() as usize % signers.len()];
+        self.renewal_asked = Some(now);
+        self.send(signer, &ControlMessage::RenewalRequest);
+        true
+    }
+
+    fn signers(&self) -> Vec<NodeId> {
+        self.gossip
             .peers()
             .filter(|peer| {
                 self.membership.get(*peer).is_some_and(|member| {
@@ -347,14 +370,7 @@ impl Engine {
                     member.certificate().permissions.authority && member.record.as_ref().is_some_and(renews)
                 })
             })
-            .collect();
-        if signers.is_empty() {
-            return false;
-        }
-        let signer = signers[self.rng.next_u32() as usize % signers.len()];
-        self.renewal_asked = Some(now);
-        self.send(signer, &ControlMessage::RenewalRequest);
-        true
+            .collect()
     }
 
     /// An authority node renews itself.
@@ -383,7 +399,11 @@ impl Engine {
         let authority = self.own.authority.as_ref()?;
         let old = self.membership.get(node)?.certificate();
         let at = wall.max(self.membership.floor());
-        authority.issue(&old.admission(), &old.keys(), &Term::online(at)).ok()
+        let term = Term::online(at);
+        if term.not_after <= old.not_after {
+            return None;
+        }
+        authority.issue(&old.admission(), &old.keys(), &term).ok()
     }
 
     pub(super) fn handle_renewal_reply(&mut self, bytes: &[u8], now: Instant, wall: UnixTime) {

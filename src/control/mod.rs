@@ -258,6 +258,19 @@ impl Engine {
         }
     }
 
+    /// Sets the time between two probes of a link.
+    pub fn set_probe_interval(&mut self, interval: Duration) {
+        self.settings.probe_interval = interval;
+    }
+
+    /// Replaces the members that the configuration names. Known peers stay known.
+    pub fn set_bootstrap(&mut self, bootstrap: Vec<BootstrapPeer>, now: Instant) {
+        self.settings.bootstrap = bootstrap;
+        let named: Vec<WireguardKey> = self.settings.bootstrap.iter().map(|named| named.key).collect();
+        self.bootstraps.retain(|key, _| named.contains(key));
+        self.start_bootstraps(now);
+    }
+
     /// Signs a fresh record of our own and tells the mesh.
     fn publish(&mut self, now: Instant, wall: UnixTime) {
         // The wall clock in milliseconds as a floor: the sequence goes up across restarts even where no state was kept.

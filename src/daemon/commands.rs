@@ -50,6 +50,7 @@ impl From<CommandError> for ApiError {
             CommandError::NoSuchMember(_) => ErrorKind::NotFound,
             CommandError::NotAuthority
             | CommandError::NoSigner
+            | CommandError::NotDue(_)
             | CommandError::Refused { .. }
             | CommandError::Invite(_) => ErrorKind::Conflict,
         };

@@ -5,14 +5,18 @@
 //! [`Output::Message`], sealed and sent here, by the same tunnel and socket as data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::links::Links;
+use super::signals::{Signal, Signals};
+use super::startup::StartError;
 use super::state::StateFiles;
-use crate::config::Config;
+use crate::config::{Change, Config, Effect, diff};
 use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::{LinkState, Measurement};
 use crate::control::{Arrival, Engine, SessionEvent};
@@ -59,6 +63,9 @@ pub(super) struct Driver {
     /// What the kernel refused to set up, for the status.
     pub(super) host_failures: Vec<String>,
     pub(super) interface: String,
+    config_path: PathBuf,
+    bound: SocketAddr,
+    device_gone: bool,
     host: netlink::Host,
     host_due: Option<Instant>,
     membership_due: Option<Instant>,
@@ -70,6 +77,9 @@ pub(super) struct Driver {
 /// What a driver is made of.
 pub(super) struct Parts {
     pub(super) config: Config,
+    pub(super) config_path: PathBuf,
+    /// Where the socket is bound.
+    pub(super) bound: SocketAddr,
     pub(super) engine: Engine,
     pub(super) links: Links,
     pub(super) files: StateFiles,
@@ -92,6 +102,9 @@ impl Driver {
             drops: [0; DropReason::ALL.len()],
             host_failures: Vec::new(),
             interface: parts.interface,
+            config_path: parts.config_path,
+            bound: parts.bound,
+            device_gone: false,
             host: parts.host,
             host_due: Some(now),
             membership_due: None,
@@ -106,17 +119,19 @@ impl Driver {
         mut receivers: Receivers,
         mut commands: mpsc::Receiver<Command>,
         mut watch: HostWatch,
-        stop: impl Future<Output = ()>,
-    ) {
-        tokio::pin!(stop);
+        mut signals: Signals,
+    ) -> Result<(), StartError> {
         self.drain();
-        loop {
+        while !self.device_gone {
             if self.host_due.is_some_and(|due| due <= clock::now()) {
                 self.apply_host().await;
             }
             let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
             tokio::select! {
-                () = &mut stop => return,
+                signal = signals.next() => match signal {
+                    Signal::Stop => return Ok(()),
+                    Signal::Reload => self.reload(),
+                },
                 Some(datagram) = receivers.datagrams.recv() => self.take_datagram(datagram),
                 Some(packet) = receivers.control.recv() => self.take_control(packet),
                 Some(event) = receivers.events.recv() => self.take_event(event),
@@ -127,6 +142,31 @@ impl Driver {
             self.handle_timeout();
             self.drain();
         }
+        Err(StartError::DeviceGone(self.interface.clone()))
+    }
+
+    /// Reads the configuration again and takes what changed, or refuses it whole and goes on as before.
+    fn reload(&mut self) {
+        let new = match super::startup::read_config(&self.config_path) {
+            Ok(new) => new,
+            Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
+        };
+        let changes = diff(&self.config, &new);
+        let restart: Vec<&str> =
+            changes.iter().filter(|change| change.effect() == Effect::NeedsRestart).map(Change::key).collect();
+        if !restart.is_empty() {
+            let keys = restart.join(", ");
+            return tracing::error!("not reloaded, everything goes on as it was: {keys} can only change at a restart");
+        }
+        let (now, wall) = (clock::now(), clock::wall());
+        self.engine.set_probe_interval(new.probe.interval);
+        self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
+        let endpoints = super::startup::endpoints(&new, self.bound, &self.interface);
+        self.engine.set_endpoints(endpoints, now, wall);
+        super::startup::set_log_level(new.log.level);
+        self.config = new;
+        tracing::info!("reloaded: {} settings changed", changes.len());
+        self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));
     }
 
     /// Writes everything that must survive, and ends the data plane.
@@ -242,7 +282,7 @@ impl Driver {
     }
 
     /// A session stands and was proven.
-    fn establish(&mut self, node: NodeId, source: std::net::SocketAddr, local: Option<std::net::IpAddr>, now: Instant) {
+    fn establish(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>, now: Instant) {
         self.links.note_arrival(node, source, local);
         self.sessions.insert(node);
         self.engine.handle_session(node, SessionEvent::Established { endpoint: source }, now);
@@ -272,8 +312,8 @@ impl Driver {
             }
             dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
             dataplane::Event::DeviceGone => {
-                self.host_failures = vec![format!("the device {} was deleted; restart meshd", self.interface)];
-                tracing::error!("the device {} was deleted by somebody else; restart meshd", self.interface);
+                // Without its device the daemon serves nobody: end, and let the service manager start it afresh.
+                self.device_gone = true;
             }
         }
     }
@@ -310,7 +350,7 @@ impl Driver {
         }
     }
 
-    fn send_message(&mut self, to: NodeId, via: Option<std::net::SocketAddr>, bytes: &[u8]) {
+    fn send_message(&mut self, to: NodeId, via: Option<SocketAddr>, bytes: &[u8]) {
         let own = self.engine.certificate().certificate().address_v6;
         let (Some(link), Some(dataplane)) = (self.links.get(to), &self.dataplane) else { return };
         // A control message is about now: without a session it is dropped, not held, and what matters is said again.

@@ -9,6 +9,7 @@ mod backend;
 mod commands;
 mod driver;
 mod links;
+mod signals;
 mod startup;
 mod state;
 mod status;

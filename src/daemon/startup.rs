@@ -1,13 +1,17 @@
 //! From a configuration file to a running node, and the way back.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::backend::LocalBackend;
 use super::driver::{Driver, Parts};
 use super::links::Links;
+use super::signals::Signals;
 use super::state::StateFiles;
 use crate::api::{self, Server};
 use crate::config::{Config, Level};
@@ -56,6 +60,9 @@ pub enum StartError {
     /// Netlink is not there.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The device went while the daemon ran.
+    #[error("the device {0} was deleted by somebody else; start meshd again")]
+    DeviceGone(String),
     /// The data threads did not start.
     #[error(transparent)]
     Threads(#[from] dataplane::StartError),
@@ -84,7 +91,7 @@ struct Identity {
 ///
 /// # Errors
 /// [`StartError`], with nothing left behind on the host.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
     start_log(config.log.level);
     // Before any other thread: capabilities belong to threads.
     let keep = [Capability::NetAdmin, Capability::NetBindService];
@@ -94,7 +101,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         Err(error) => tracing::warn!("privileges were not given up: {error}"),
     }
     let runtime = runtime()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, config_path))
 }
 
 /// Removes everything of ours from the host: routes and covers, also those a crashed predecessor left.
@@ -113,23 +120,46 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .map_err(|error| StartError::System { what: "an event loop", why: error.to_string() })
 }
 
+/// The level of what is logged, which a reload may change.
+static LOG_LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 fn start_log(level: Level) {
-    let level = match level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    };
+    let (filter, handle) = reload::Layer::new(log_filter(level));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    // rtnetlink's own crates log at warn what we handle.
-    let filter = tracing_subscriber::EnvFilter::new(format!("error,meshd={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
     // A second start in one process (a test) keeps the first log.
-    let _ = builder.with_target(false).try_init();
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        let _ = LOG_LEVEL.set(handle);
+    }
 }
 
-async fn serve(config: Config) -> Result<(), StartError> {
+/// Changes what is logged from now on.
+pub(super) fn set_log_level(level: Level) {
+    if let Some(handle) = LOG_LEVEL.get()
+        && let Err(error) = handle.reload(log_filter(level))
+    {
+        tracing::warn!("the log level stays as it was: {error}");
+    }
+}
+
+/// Our own lines from `level` on; those of the crates below us only where something failed.
+fn log_filter(level: Level) -> EnvFilter {
+    EnvFilter::new(format!("error,meshd={}", level.name()))
+}
+
+/// Reads the configuration file again.
+pub(super) fn read_config(path: &Path) -> Result<Config, String> {
+    let bytes = file::read(path, IDENTITY_LIMIT * 4).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not text", path.display()))?;
+    Config::parse(&text, path).map_err(|problems| problems.to_string())
+}
+
+/// The members that a configuration names.
+pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
+    config.bootstrap.iter().map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint }).collect()
+}
+
+async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
@@ -143,7 +173,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let interface = tun.name().to_owned();
     let netlink = netlink::Host::connect()?;
     let watch = HostWatch::start(&interface)?;
-    let stop = stop_signal()?;
+    let signals = Signals::listen()?;
     let seed = || random::seed().map_err(|error| StartError::System { what: "randomness", why: error.to_string() });
     let host = tunnel::Host::new(x25519_dalek::StaticSecret::from(*identity.keys.wireguard.to_bytes()), *seed()?);
     host.import_marks(found.marks);
@@ -167,15 +197,12 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let settings = Settings {
         probe_interval: config.probe.interval,
         endpoints: endpoints(&config, udp.local(), &interface),
-        bootstrap: config
-            .bootstrap
-            .iter()
-            .map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint })
-            .collect(),
+        bootstrap: bootstrap(&config),
     };
     let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     let server = Server::bind(&config.files.socket, None)?;
-    let parts = Parts { config, engine, links, files, host: netlink, interface };
+    let (config_path, bound) = (config_path.to_path_buf(), udp.local());
+    let parts = Parts { config, config_path, bound, engine, links, files, host: netlink, interface };
     let mut driver = Driver::new(parts, now, wall);
     driver.apply_host().await;
     let (senders, receivers) = queues();
@@ -189,12 +216,12 @@ async fn serve(config: Config) -> Result<(), StartError> {
         let _ = server_stopped.await;
     }));
     tracing::info!(node = %name, %mesh, %listen, "meshd {} is up", env!("CARGO_PKG_VERSION"));
-    driver.run(receivers, command_queue, watch, stop).await;
+    let ended = driver.run(receivers, command_queue, watch, signals).await;
     tracing::info!("stopping");
     let _ = stop_server.send(());
     let _ = serving.await;
     driver.shut_down().await;
-    Ok(())
+    ended
 }
 
 /// Reads what this node is. Nothing here is ever made anew: a node without its keys is for its operator to decide about.
@@ -251,7 +278,7 @@ pub(crate) fn load_authority(path: &Path, passphrase_file: Option<&Path>) -> Res
 }
 
 /// The endpoints to announce: the configured ones, else the address we listen on, else all of this host's own addresses.
-fn endpoints(config: &Config, bound: std::net::SocketAddr, interface: &str) -> Vec<std::net::SocketAddr> {
+pub(super) fn endpoints(config: &Config, bound: std::net::SocketAddr, interface: &str) -> Vec<std::net::SocketAddr> {
     if !config.underlay.endpoints.is_empty() {
         return config.underlay.endpoints.clone();
     }
@@ -263,18 +290,4 @@ fn endpoints(config: &Config, bound: std::net::SocketAddr, interface: &str) -> V
         .filter(|address| address.is_ipv4() || bound.is_ipv6())
         .map(|address| std::net::SocketAddr::new(address, bound.port()))
         .collect()
-}
-
-/// Completes when the daemon is told to stop.
-fn stop_signal() -> Result<impl Future<Output = ()>, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let refused = |error: std::io::Error| StartError::System { what: "signals", why: error.to_string() };
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -195,7 +195,9 @@ impl Driver {
             add(Gravity::Critical, "cloned", message, advice);
         }
         let left = view.certificate_not_after.saturating_since(wall).as_secs();
-        if let Some(gravity) = CertificateStatus::warning_at(left) {
+        // A certificate that an authority node will renew passes 21 days every month; that is no news.
+        let expected = |gravity: &Gravity| *gravity == Gravity::Notice && self.engine.can_renew();
+        if let Some(gravity) = CertificateStatus::warning_at(left).filter(|gravity| !expected(gravity)) {
             let message = match left {
                 0 => format!("this node's certificate expired on {}", view.certificate_not_after),
                 _ => format!("this node's certificate expires in {} days", left / 86_400),
