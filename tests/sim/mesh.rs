@@ -44,6 +44,8 @@ pub struct Host {
     /// Seconds this host's wall clock is wrong by.
     pub skew: i64,
     pub bootstrap: Vec<usize>,
+    /// Whether it holds the authority's key.
+    pub signs: bool,
     /// Peers this host has (had) a session with since it started.
     pub reached: BTreeSet<NodeId>,
     pub events: Vec<(Instant, Event)>,
@@ -75,12 +77,11 @@ impl Mesh {
     /// Makes `count` admitted hosts, none of them started; all know host 0 as bootstrap.
     pub fn new(seed: u64, count: usize) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
-        let overlay = "10.77.0.0/16".parse().expect("a constant");
-        let authority = Authority::generate("sim", overlay, &mut rng).expect("a valid mesh");
+        let authority = authority_of(seed);
         let hosts = (0..count)
             .map(|index| {
                 let keys = NodeKeysSeed(rng.next_u64());
-                let certificate = admit(&authority, &mut rng, index, keys, START);
+                let certificate = admit(&authority, &mut rng, index, keys, &Term::offline(START));
                 Host {
                     keys,
                     certificate,
@@ -89,6 +90,7 @@ impl Mesh {
                     disk: None,
                     skew: 0,
                     bootstrap: if index == 0 { vec![] } else { vec![0] },
+                    signs: false,
                     reached: BTreeSet::new(),
                     events: Vec::new(),
                     starts: 0,
@@ -97,6 +99,15 @@ impl Mesh {
             .collect();
         let net = Net::new(seed ^ 0x006e_6574, count);
         Mesh { now: Instant::ZERO, net, hosts, authority, trace: Trace::default(), seed, sessions: 0 }
+    }
+
+    /// Gives every host a certificate of a month, as an authority node does.
+    pub fn admit_for_a_month(&mut self) {
+        let mut rng = self.net.rng.clone();
+        for index in 0..self.hosts.len() {
+            let keys = self.hosts[index].keys;
+            self.hosts[index].certificate = admit(&self.authority, &mut rng, index, keys, &Term::online(START));
+        }
     }
 
     /// Adds a machine with the keys, certificate and disk of another.
@@ -110,6 +121,7 @@ impl Mesh {
             disk,
             skew: 0,
             bootstrap: vec![0],
+            signs: false,
             reached: BTreeSet::new(),
             events: Vec::new(),
             starts: 0,
@@ -137,13 +149,14 @@ impl Mesh {
             })
             .collect();
         let (now, wall, anchor) = (self.now, self.wall(index), self.authority.anchor().clone());
+        let seed = self.seed;
         let host = &mut self.hosts[index];
         host.starts += 1;
         let own = OwnNode {
             keys: host.keys.keys(),
             certificate: host.certificate.clone(),
             anchor,
-            authority: None,
+            authority: host.signs.then(|| authority_of(seed)),
             invites: InviteBook::default(),
         };
         let settings =
@@ -282,7 +295,8 @@ impl Mesh {
                 Output::Message { to, via, bytes } => self.seal(index, to, via, &bytes),
                 Output::Peer(change) => self.change(index, change),
                 Output::Initiate(node) => self.initiate(index, node),
-                Output::Routing | Output::Persist(Persist::Invites | Persist::Certificate(_)) => {}
+                Output::Routing | Output::Persist(Persist::Invites) => {}
+                Output::Persist(Persist::Certificate(certificate)) => self.hosts[index].certificate = *certificate,
                 Output::Persist(Persist::Membership | Persist::Revocation) => {
                     let bytes = self.hosts[index].engine.as_ref().map(|engine| engine.snapshot().to_bytes());
                     self.hosts[index].disk = bytes;
@@ -377,13 +391,19 @@ impl Mesh {
     }
 }
 
+/// The authority of a seed's mesh: the same each time, since keys are not cloneable.
+fn authority_of(seed: u64) -> Authority {
+    let overlay = "10.77.0.0/16".parse().expect("a constant");
+    Authority::generate("sim", overlay, &mut ChaCha12Rng::seed_from_u64(!seed)).expect("a valid mesh")
+}
+
 /// Issues the certificate of a simulated host.
 pub fn admit(
     authority: &Authority,
     rng: &mut ChaCha12Rng,
     index: usize,
     keys: NodeKeysSeed,
-    at: UnixTime,
+    term: &Term,
 ) -> SignedCertificate {
     let number = index as u16 + 1;
     let admission = Admission {
@@ -392,10 +412,10 @@ pub fn admit(
         address_v4: std::net::Ipv4Addr::new(10, 77, (number >> 8) as u8, number as u8),
         prefixes: vec![],
         tags: vec![],
-        permissions: Permissions::default(),
+        permissions: Permissions { authority: index == 0, relay: false },
         serial: u64::from(number),
     };
-    authority.issue(&admission, &keys.keys().public(), &Term::offline(at)).expect("a valid admission")
+    authority.issue(&admission, &keys.keys().public(), term).expect("a valid admission")
 }
 
 fn kind(packet: &Packet) -> String {

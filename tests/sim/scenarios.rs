@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meshd::control::output::Event;
 use meshd::control::probe::LinkState;
-use meshd::identity::{Record, SignedRecord, SignedRevocation};
+use meshd::identity::{Record, SignedRecord, SignedRevocation, Term};
 use meshd::time::UnixTime;
 use meshd::wire::control::{BUCKETS, ControlMessage, Digest, Items, Summary, Want, id_bytes};
 use minicbor::bytes::ByteVec;
@@ -175,7 +175,8 @@ fn a_fresh_certificate_for_revoked_keys_is_refused() {
     // The authority is tricked into signing the same keys under a new name and node id.
     let keys: NodeKeysSeed = mesh.hosts[2].keys;
     let mut rng = mesh.net.rng.clone();
-    let again = admit(&mesh.authority, &mut rng, 100, keys, UnixTime::from_secs(START.as_secs() + 60));
+    let term = Term::offline(UnixTime::from_secs(START.as_secs() + 60));
+    let again = admit(&mesh.authority, &mut rng, 100, keys, &term);
     let (now, wall) = (mesh.now, mesh.wall(0));
     let engine = mesh.hosts[0].engine.as_mut().expect("running");
     assert!(engine.accept_certificate(again.bytes(), now, wall).is_err());
@@ -274,6 +275,35 @@ fn an_expired_certificate_ends_its_link_after_the_grace_and_not_before() {
 }
 
 #[test]
+fn certificates_are_renewed_at_half_their_life_and_no_link_notices() {
+    let mut mesh = Mesh::new(95, 6);
+    mesh.admit_for_a_month();
+    mesh.hosts[0].signs = true;
+    for host in 0..6 {
+        mesh.start(host);
+    }
+    let hosts = all(&mesh);
+    assert!(mesh.run_until(secs(15), |mesh| mesh.connected(&hosts)), "{}", mesh.describe());
+    let first: Vec<_> = hosts.iter().map(|host| mesh.hosts[*host].certificate.certificate().not_after).collect();
+    let mut day = |mesh: &mut Mesh, day: i64| {
+        mesh.hosts.iter_mut().for_each(|host| host.skew = day * 86_400);
+        mesh.run(secs(400));
+    };
+    day(&mut mesh, 14);
+    let held = |mesh: &Mesh, host: usize| mesh.hosts[host].certificate.certificate().not_after;
+    assert!(hosts.iter().all(|host| held(&mesh, *host) == first[*host]), "not before half of a month");
+    day(&mut mesh, 16);
+    assert!(hosts.iter().all(|host| held(&mesh, *host) > first[*host]), "each has a new one");
+    assert!(mesh.agree(&hosts, 6) && mesh.connected(&hosts), "{}", mesh.describe());
+    for host in &hosts {
+        let disturbed = mesh.hosts[*host].events.iter().any(|(_, event)| {
+            matches!(event, Event::Link { to: LinkState::Suspect | LinkState::Down, .. } | Event::PeerGone { .. })
+        });
+        assert!(!disturbed, "host {host} lost a link over it");
+    }
+}
+
+#[test]
 fn a_liar_changes_nothing_that_honest_nodes_believe() {
     for seed in 100..110 {
         let mut mesh = formed(seed, 8);
@@ -322,7 +352,7 @@ fn lies(mesh: &mut Mesh, liar: usize) -> Vec<Vec<u8>> {
     let other =
         meshd::identity::Authority::generate("sim", "10.77.0.0/16".parse().expect("valid"), &mut other_authority_rng)
             .expect("valid");
-    let foreign = admit(&other, &mut other_authority_rng, 9, mesh.hosts[liar].keys, START);
+    let foreign = admit(&other, &mut other_authority_rng, 9, mesh.hosts[liar].keys, &Term::offline(START));
     let false_revocation: SignedRevocation = {
         let mut revocation = meshd::identity::Revocation::of(victim.certificate(), START);
         revocation.mesh = other.anchor().mesh;
