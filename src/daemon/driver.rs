@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::links::Links;
@@ -495,12 +496,9 @@ impl Driver {
     /// cover under each.
     fn wanted_host(&self) -> HostState {
         let certificate = self.engine.certificate().certificate();
-        let own: BTreeSet<ipnet::IpNet> = certificate.prefixes.iter().copied().collect();
-        let mut routes: BTreeSet<ipnet::IpNet> =
+        let mut routes: BTreeSet<IpNet> =
             [certificate.overlay_v4.into(), certificate.overlay_v6.into()].into_iter().collect();
-        for (_, member) in self.engine.membership().members() {
-            routes.extend(member.certificate().prefixes.iter().copied().filter(|prefix| !own.contains(prefix)));
-        }
+        routes.extend(self.carried().into_iter().filter(|prefix| self.endpoint_within(prefix).is_none()));
         let device = Device {
             name: self.interface.clone(),
             mtu: u32::from(self.config.interface.mtu),
@@ -508,6 +506,28 @@ impl Driver {
             routes: routes.clone(),
         };
         HostState { device: Some(device), covers: routes }
+    }
+
+    /// The prefixes that other members carry and this one does not.
+    fn carried(&self) -> BTreeSet<IpNet> {
+        let own = &self.engine.certificate().certificate().prefixes;
+        let members = self.engine.membership().members();
+        let prefixes = members.flat_map(|(_, member)| member.certificate().prefixes.iter().copied());
+        prefixes.filter(|prefix| !own.contains(prefix)).collect()
+    }
+
+    /// A member's endpoint inside a prefix: a route for that prefix would lead the tunnel into itself.
+    fn endpoint_within(&self, prefix: &IpNet) -> Option<IpAddr> {
+        let records = self.engine.membership().members().filter_map(|(_, member)| member.record.as_ref());
+        let announced = records.flat_map(|record| record.record().endpoints.iter().map(SocketAddr::ip));
+        let used = self.links.iter().filter_map(|(_, link)| link.peer.path().as_deref().map(|path| path.remote.ip()));
+        announced.chain(used).map(|address| address.to_canonical()).find(|address| prefix.contains(address))
+    }
+
+    /// Prefixes that get no route here, with the endpoint that forbids it.
+    pub(super) fn looping_prefixes(&self) -> Vec<(IpNet, IpAddr)> {
+        let carried = self.carried().into_iter();
+        carried.filter_map(|prefix| Some((prefix, self.endpoint_within(&prefix)?))).collect()
     }
 
     pub(super) async fn apply_host(&mut self) {

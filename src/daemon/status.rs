@@ -205,6 +205,11 @@ impl Driver {
             let advice = "no authority node has renewed it: meshctl request here, meshctl sign at the authority";
             add(gravity, "certificate_expires", message, advice);
         }
+        for (prefix, endpoint) in self.looping_prefixes() {
+            let message = format!("no route for {prefix}: {endpoint}, an endpoint of the mesh, lies in it");
+            let advice = "sign that node's certificate anew with prefixes that leave the endpoints out";
+            add(Gravity::Warning, "prefix_covers_endpoint", message, advice);
+        }
         for failure in &self.host_failures {
             add(Gravity::Critical, "host", failure.clone(), "");
         }

@@ -285,7 +285,7 @@ fn certificates_are_renewed_at_half_their_life_and_no_link_notices() {
     let hosts = all(&mesh);
     assert!(mesh.run_until(secs(15), |mesh| mesh.connected(&hosts)), "{}", mesh.describe());
     let first: Vec<_> = hosts.iter().map(|host| mesh.hosts[*host].certificate.certificate().not_after).collect();
-    let mut day = |mesh: &mut Mesh, day: i64| {
+    let day = |mesh: &mut Mesh, day: i64| {
         mesh.hosts.iter_mut().for_each(|host| host.skew = day * 86_400);
         mesh.run(secs(400));
     };
