@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use super::passphrase;
-use crate::config::ledger_beside;
+use crate::config::{ledger_beside, ledger_lock};
 use crate::identity::{Authority, AuthorityFile, AuthorityFileError, Ledger, LedgerError};
 use crate::platform::file::{self, FileError, Lock};
 
@@ -59,9 +59,8 @@ impl OpenAuthority {
     }
 }
 
-/// The lock has a file of its own, because the ledger's is replaced at each writing.
 fn lock(ledger: &Path) -> Result<Lock, Failure> {
-    let path = ledger.with_extension("ledger.lock");
+    let path = ledger_lock(ledger);
     let mut attempts = 0;
     loop {
         match Lock::acquire(&path) {

@@ -179,6 +179,14 @@ pub fn ledger_beside(authority: &Path) -> PathBuf {
     authority.with_extension("ledger")
 }
 
+/// Returns the lock of a ledger, beside it: a file of its own, because the ledger's is replaced at each writing. The daemon
+/// and `meshctl` take the same one, so that no address is given out twice.
+pub fn ledger_lock(ledger: &Path) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
 /// Returns the directory a file lies in; `.` for a bare name.
 pub fn directory_of(file: &Path) -> PathBuf {
     match file.parent() {

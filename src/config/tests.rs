@@ -44,6 +44,12 @@ fn a_system_file_keeps_to_the_hierarchy() {
 }
 
 #[test]
+fn a_ledger_has_one_lock_for_all_who_write_it() {
+    let ledger = ledger_beside(Path::new("/etc/meshd/authority.key"));
+    assert_eq!(ledger_lock(&ledger), Path::new("/etc/meshd/authority.ledger.lock"));
+}
+
+#[test]
 fn relative_places_start_at_the_file_and_absolute_ones_stay() {
     let text = format!("{MINIMAL}[files]\nidentity = \"keys/id\"\nauthority = \"/root/a.key\"\n");
     let files = parse(&text).unwrap().files;

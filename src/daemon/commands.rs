@@ -1,5 +1,6 @@
 //! What an operator asks of the running daemon.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -12,11 +13,13 @@ use crate::api::{
     InviteSummary, Invited, LossRatio, PathKind, PathStatus, PingLine, PingMode, PingRequest, Renewed, RevokeRequest,
     Revoked, SCHEMA, Timestamp,
 };
+use crate::config::ledger_lock;
 use crate::control::CommandError;
 use crate::identity::{
     self, Admission, Invite, InviteId, InviteSecret, Ledger, NodeId, NodeName, SignedCertificate, SignedDelegation,
     Tag, Token, Wish,
 };
+use crate::platform::file::FileError;
 use crate::platform::{clock, file, random};
 use crate::telemetry::{Jitter, LossEstimate};
 use crate::time::UnixTime;
@@ -31,6 +34,9 @@ const PING_PATIENCE: Duration = Duration::from_secs(2);
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a ledger at most: 16,384 entries of 512 bytes.
 const LEDGER_LIMIT: u64 = 16 << 20;
+/// How often and how long the ledger's lock is waited for: 100 ms in all, which this task can be late.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 fn bad(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::BadRequest, message)
@@ -278,7 +284,7 @@ fn with_ledger<T>(
 ) -> Answer<T> {
     let path = driver.config.files.ledger_path().ok_or_else(|| internal("no ledger is configured"))?;
     let anchor = driver.engine.membership().anchor();
-    let _lock = file::Lock::acquire(&path.with_extension("lock")).map_err(conflict)?;
+    let _lock = lock_ledger(&path)?;
     let mut ledger = match file::read(&path, LEDGER_LIMIT) {
         Ok(bytes) => {
             let text = String::from_utf8(bytes).map_err(|_| internal("the ledger is not text"))?;
@@ -290,6 +296,19 @@ fn with_ledger<T>(
     let result = change(&mut ledger, anchor).map_err(conflict)?;
     file::atomic_write(&path, ledger.to_text().as_bytes(), 0o600).map_err(internal)?;
     Ok(result)
+}
+
+/// Takes the lock that `meshctl` takes too. Whoever holds it writes one file, so a short wait is enough.
+fn lock_ledger(ledger: &Path) -> Answer<file::Lock> {
+    let path = ledger_lock(ledger);
+    for _ in 0..LOCK_ATTEMPTS {
+        match file::Lock::acquire(&path) {
+            Err(FileError::Locked { .. }) => std::thread::sleep(LOCK_PAUSE),
+            result => return result.map_err(conflict),
+        }
+    }
+    Err(conflict(format!("another process keeps the ledger {}", ledger.display()))
+        .advise("wait for the other `meshctl` to end, then run the same command again"))
 }
 
 fn enter_wish(driver: &Driver, wish: &Wish, fresh: NodeId, wall: UnixTime) -> Answer<Admission> {
