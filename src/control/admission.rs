@@ -360,17 +360,12 @@ impl Engine {
         true
     }
 
+    /// The peers that say they renew. What they answer needs the authority's signature, so one that says it falsely can only
+    /// stay silent, and another is asked next.
     fn signers(&self) -> Vec<NodeId> {
-        self.gossip
-            .peers()
-            .filter(|peer| {
-                self.membership.get(*peer).is_some_and(|member| {
-                    let renews =
-                        |record: &crate::identity::SignedRecord| record.record().features & FEATURE_RENEWS != 0;
-                    member.certificate().permissions.authority && member.record.as_ref().is_some_and(renews)
-                })
-            })
-            .collect()
+        let record = |peer: &NodeId| self.membership.get(*peer).and_then(|member| member.record.as_ref());
+        let renews = |peer: &NodeId| record(peer).is_some_and(|record| record.record().features & FEATURE_RENEWS != 0);
+        self.gossip.peers().filter(renews).collect()
     }
 
     /// An authority node renews itself.
@@ -429,5 +424,104 @@ impl Engine {
         self.event(Event::Renewed);
         self.publish(now, wall);
         self.spread(Object::Certificate(self.node), None, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Arrival, BootstrapPeer, OwnNode, SessionEvent, Settings};
+    use crate::identity::testing::{NOW, admission, authority, keys};
+
+    fn address(number: u8) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, number], 7655))
+    }
+
+    fn engine(number: u8, signs: bool, bootstrap: Option<u8>) -> Engine {
+        engine_until(number, signs, bootstrap, &Term::online(NOW))
+    }
+
+    fn engine_until(number: u8, signs: bool, bootstrap: Option<u8>, term: &Term) -> Engine {
+        let own = OwnNode {
+            keys: keys(number),
+            certificate: authority().issue(&admission(number), &keys(number).public(), term).expect("valid"),
+            anchor: authority().anchor().clone(),
+            authority: signs.then(authority),
+            invites: InviteBook::default(),
+        };
+        let named = |other: u8| BootstrapPeer { key: keys(other).public().wireguard, endpoint: address(other) };
+        let settings = Settings {
+            probe_interval: Duration::from_secs(1),
+            endpoints: vec![address(number)],
+            bootstrap: bootstrap.into_iter().map(named).collect(),
+        };
+        Engine::new(own, settings, None, [number; 32], Instant::ZERO, NOW)
+    }
+
+    /// Lets two engines talk until neither has anything to say, as if the network took no time.
+    fn talk(one: &mut Engine, two: &mut Engine, now: Instant, wall: UnixTime) {
+        let mut quiet = 0;
+        while quiet < 2 {
+            for number in [1, 2] {
+                let (from, to) = if number == 1 { (&mut *one, &mut *two) } else { (&mut *two, &mut *one) };
+                let endpoint = address(number);
+                quiet += 1;
+                let arrival = Arrival { peer: from.node(), stamped: now, read: now };
+                while let Some(output) = from.poll_output() {
+                    let taken = match output {
+                        Output::Datagram { bytes, .. } => to.handle_datagram(endpoint, &bytes, now, wall),
+                        Output::Message { bytes, .. } => to.handle_message(arrival, &bytes, now, wall),
+                        _ => continue,
+                    };
+                    taken.expect("both are honest");
+                    quiet = 0;
+                }
+            }
+        }
+    }
+
+    /// The second introduces itself to the first, and a session comes up.
+    fn meet(one: &mut Engine, two: &mut Engine, now: Instant) {
+        two.handle_timeout(now, NOW);
+        talk(one, two, now, NOW);
+        let nodes = (one.node(), two.node());
+        one.handle_session(nodes.1, SessionEvent::Established { endpoint: address(2) }, now);
+        two.handle_session(nodes.0, SessionEvent::Established { endpoint: address(1) }, now);
+        talk(one, two, now, NOW);
+    }
+
+    #[test]
+    fn a_node_is_renewed_by_one_that_holds_the_authoritys_key() {
+        let (mut signer, mut node) = (engine(1, true, None), engine(2, false, Some(1)));
+        let now = Instant::from_millis(10);
+        meet(&mut signer, &mut node, now);
+        let later = NOW + Duration::from_secs(3_600);
+        node.renew(now, later).expect("an authority node answers");
+        talk(&mut signer, &mut node, now, later);
+        let renewed = node.certificate().certificate();
+        assert_eq!((renewed.issued, renewed.not_after), (later, later + Term::ONLINE));
+        assert_eq!(renewed.admission(), admission(2), "nothing but the term changes");
+    }
+
+    #[test]
+    fn without_one_the_operator_is_told() {
+        let (mut plain, mut node) = (engine(1, false, None), engine(2, false, Some(1)));
+        let now = Instant::from_millis(10);
+        meet(&mut plain, &mut node, now);
+        assert_eq!(node.renew(now, NOW + Duration::from_secs(3_600)), Err(CommandError::NoSigner));
+    }
+
+    #[test]
+    fn a_certificate_of_a_year_is_not_cut_to_a_month() {
+        let mut signer = engine(1, true, None);
+        let mut node = engine_until(2, false, Some(1), &Term::offline(NOW));
+        let now = Instant::from_millis(10);
+        meet(&mut signer, &mut node, now);
+        let until = NOW + Term::OFFLINE;
+        assert_eq!(node.renew(now, NOW), Err(CommandError::NotDue(until)));
+        // Nor does a signer do it for a node that asks all the same.
+        signer.handle_renewal_request(node.node(), now, NOW);
+        talk(&mut signer, &mut node, now, NOW);
+        assert_eq!(node.certificate().certificate().not_after, until);
     }
 }
