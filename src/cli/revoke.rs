@@ -30,10 +30,13 @@ pub async fn run(context: &Context, args: &RevokeArgs) -> Result<(), Failure> {
     }
     let addresses: Vec<String> = revoked.addresses.iter().map(ToString::to_string).collect();
     context.output.data(&format!(
-        "{} ({}) is out of the mesh; {} members were told and tell the others\n",
+        "{} ({}) is out of the mesh; told {} at once, who tell the others\n",
         revoked.name,
         addresses.join(", "),
-        revoked.sent_to
+        match revoked.sent_to {
+            1 => "1 member".to_owned(),
+            count => format!("{count} members"),
+        }
     ))
 }
 

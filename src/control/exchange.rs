@@ -186,12 +186,17 @@ impl Engine {
 
     /// Merges a revocation and cuts off whom it names.
     pub(super) fn take_revocation(&mut self, bytes: &[u8], from: Option<NodeId>, now: Instant) -> Merge {
-        let (merge, _) = self.membership.merge_revocation(bytes);
+        let (merge, gone) = self.membership.merge_revocation(bytes);
         match merge {
             Merge::New => {
                 if self.membership.is_revoked(self.own.certificate.certificate()) && !self.revoked {
                     self.revoked = true;
                     self.event(Event::Revoked);
+                }
+                // The last thing it hears of us, so that its own status says why it is alone.
+                for node in gone.iter().filter(|node| self.peers.contains_key(node)).copied().collect::<Vec<_>>() {
+                    let revocations = vec![bytes.to_vec().into()];
+                    self.send(node, &ControlMessage::Items(Items { revocations, ..Items::default() }));
                 }
                 self.drop_former(Departure::Revoked);
                 let subjects: Vec<NodeId> = self.membership.revocations().map(|(node, _)| node).collect();

@@ -143,6 +143,8 @@ fn a_revoked_node_is_cut_off_everywhere_and_for_good() {
     let cut = |mesh: &Mesh| others.iter().all(|host| !mesh.has_tunnel(*host, victim));
     assert!(mesh.run_until(secs(5), cut), "{}", mesh.describe());
     println!("revoked everywhere after {:?}", mesh.now);
+    let told = mesh.hosts[victim].events.iter().any(|(_, event)| *event == Event::Revoked);
+    assert!(told, "it can tell its operator why it is alone");
     // It goes on asking, with its certificate and a fresh start; a node comes back with a disk from before the revocation.
     mesh.kill(victim);
     mesh.start(victim);
