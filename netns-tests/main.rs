@@ -5,7 +5,9 @@ mod databases;
 mod faults;
 mod harness;
 mod lab;
+mod meshes;
 mod networks;
+mod scene;
 
 use std::process::ExitCode;
 
@@ -14,5 +16,5 @@ fn main() -> ExitCode {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    harness::run(&[networks::CASES, calibration::CASES, faults::CASES, databases::CASES])
+    harness::run(&[networks::CASES, calibration::CASES, faults::CASES, databases::CASES, meshes::CASES])
 }

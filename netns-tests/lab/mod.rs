@@ -34,6 +34,9 @@
 //! | `package` | programs this machine lacks, unpacked beside the build |
 //! | `firewall` | [`Firewall`]: nftables in a host |
 //! | `mariadb` | database servers and their replication |
+//! | `mesh` | [`Mesh`]: real daemons, admitted as an operator does it, and their status |
+//! | `flow` | [`Flow`]: connections through whatever lies between two hosts |
+//! | `footprint` | [`footprint()`]: what a host's kernel knows, to see what was left behind |
 //! | `capture` | [`Capture`]: packets on a device, searched and kept as pcap |
 //!
 //! Included by `#[path]` from a test or an example, so nothing here may name `crate::`.
@@ -42,8 +45,11 @@
 pub mod capture;
 pub mod error;
 pub mod firewall;
+pub mod flow;
+pub mod footprint;
 pub mod host;
 pub mod mariadb;
+pub mod mesh;
 pub mod netlink;
 pub mod netns;
 pub mod package;
@@ -57,7 +63,10 @@ pub mod wan;
 pub use capture::Capture;
 pub use error::{Error, Result};
 pub use firewall::{Firewall, Open};
+pub use flow::Flow;
+pub use footprint::footprint;
 pub use host::{Host, Lab};
+pub use mesh::Mesh;
 pub use plain::Plain;
 pub use process::{HostCommand, Proc};
 pub use wan::{Fate, Wan};
