@@ -8,6 +8,7 @@ mod lab;
 mod meshes;
 mod networks;
 mod scene;
+mod stranger;
 
 use std::process::ExitCode;
 
@@ -16,5 +17,12 @@ fn main() -> ExitCode {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    harness::run(&[networks::CASES, calibration::CASES, faults::CASES, databases::CASES, meshes::CASES])
+    harness::run(&[
+        networks::CASES,
+        calibration::CASES,
+        faults::CASES,
+        databases::CASES,
+        meshes::CASES,
+        stranger::CASES,
+    ])
 }

@@ -1,6 +1,6 @@
 //! The scene of most tests: hosts on an emulated internet, one millisecond apart, and a mesh of them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::lab::flow::datagram;
@@ -14,11 +14,12 @@ pub const DELAY: Duration = Duration::from_millis(1);
 
 /// Hosts, the network between them, and the mesh they are to be.
 pub struct Scene {
-    #[expect(dead_code, reason = "the network lives as long as the scene")]
     pub wan: Wan,
     pub hosts: Vec<Host>,
     /// Their addresses on the network, in the same order.
     pub underlay: Vec<Ipv4Addr>,
+    /// Their IPv6 addresses there.
+    pub v6: Vec<Ipv6Addr>,
     pub mesh: Mesh,
 }
 
@@ -30,8 +31,9 @@ impl Scene {
         let ports: Vec<_> = hosts.iter().map(|host| wan.attach(host)).collect::<Result<_>>()?;
         wan.all().delay(DELAY);
         let underlay: Vec<Ipv4Addr> = ports.iter().map(|port| port.v4).collect();
+        let v6 = ports.iter().map(|port| port.v6).collect();
         let mesh = Mesh::init(&hosts[0], underlay[0])?;
-        Ok(Scene { wan, hosts, underlay, mesh })
+        Ok(Scene { wan, hosts, underlay, v6, mesh })
     }
 
     /// Makes the hosts and a mesh of all of them, running and all up. The first is the bootstrap of all others, which
