@@ -46,9 +46,11 @@ impl Engine {
             Err(ControlError::Malformed) => return Err(DropReason::BadControl),
             Err(ControlError::Unknown) => {}
             Ok(ControlMessage::Digest(digest)) => {
-                for message in gossip::answer_digest(&self.membership, &digest) {
-                    self.send(from, &message);
+                let answers = gossip::answer_digest(&self.membership, &digest);
+                if !answers.is_empty() && !self.gossip.may_answer(from, now) {
+                    return Err(DropReason::RateLimited);
                 }
+                answers.iter().for_each(|answer| self.send(from, answer));
             }
             Ok(ControlMessage::Summary(summary)) => {
                 let (push, wants) = gossip::answer_summary(&self.membership, &summary);

@@ -35,6 +35,9 @@ const SUMMARY_ENTRIES: usize = 24;
 const SUMMARY_REVOCATIONS: usize = 60;
 /// Ids per [`Want`]: 60 of 17 bytes.
 const WANT_IDS: usize = 60;
+/// Shortest time between two answers to digests of one peer. An answer may be two hundred times as long as the question, so a
+/// member that asks all the time must not make us shout.
+const ANSWER_PAUSE: Duration = Duration::from_millis(300);
 /// Bytes a second that one peer may send us or get from us, once its burst is used up.
 const BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
 /// The burst: the whole membership of 300 nodes at once.
@@ -76,6 +79,7 @@ struct Exchange {
     outbox: Outbox,
     send: Bucket,
     receive: Bucket,
+    answered: Option<Instant>,
 }
 
 impl Gossip {
@@ -85,6 +89,7 @@ impl Gossip {
             outbox: Outbox::default(),
             send: Bucket::new(BYTES_PER_SECOND, BURST_BYTES, now),
             receive: Bucket::new(BYTES_PER_SECOND, BURST_BYTES, now),
+            answered: None,
         });
     }
 
@@ -111,6 +116,16 @@ impl Gossip {
     /// Counts a received message against its sender's budget; false means: drop it unread.
     pub fn receive(&mut self, peer: NodeId, bytes: usize, now: Instant) -> bool {
         self.peers.get_mut(&peer).is_some_and(|exchange| exchange.receive.take(bytes as f64, now))
+    }
+
+    /// Whether a digest of a peer may be answered now; notes that it is.
+    pub fn may_answer(&mut self, peer: NodeId, now: Instant) -> bool {
+        let Some(exchange) = self.peers.get_mut(&peer) else { return false };
+        let may = exchange.answered.is_none_or(|last| now.saturating_since(last) >= ANSWER_PAUSE);
+        if may {
+            exchange.answered = Some(now);
+        }
+        may
     }
 
     /// Puts an object into a peer's outbox.

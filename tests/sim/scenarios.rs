@@ -393,6 +393,20 @@ fn random_bytes(mesh: &mut Mesh) -> Vec<u8> {
 }
 
 #[test]
+fn a_member_cannot_make_another_one_shout() {
+    let mut mesh = formed(111, 30);
+    let (liar, victim) = (5, 1);
+    let digest = ControlMessage::Digest(Digest { buckets: vec![0; BUCKETS], revocations: 0 }).encode();
+    let before = mesh.net.sent[victim].1;
+    for _ in 0..1000 {
+        mesh.whisper(liar, victim, &digest);
+    }
+    mesh.run(Duration::from_millis(200));
+    let shouted = mesh.net.sent[victim].1 - before;
+    assert!(shouted < 16 << 10, "{shouted} bytes in answer to a thousand digests");
+}
+
+#[test]
 fn a_cloned_host_is_noticed_and_disturbs_nobody_else() {
     let mut mesh = formed(121, 6);
     // A copy of host 2 starts on the place of a seventh machine, with the same keys and disk.
