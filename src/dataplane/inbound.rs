@@ -117,6 +117,10 @@ impl Inbound {
                 self.counters.dropped(DropReason::TooBig);
                 continue;
             }
+            if about.length == 0 {
+                self.counters.dropped(DropReason::Malformed);
+                continue;
+            }
             let mut start = 0;
             while start < about.length {
                 let length = about.stride.min(about.length - start);

@@ -332,7 +332,7 @@ fn datagrams_of_no_use_are_dropped_and_handshakes_handed_up() {
         for bytes in [&[][..], &[0], &[5; 100], &[4; 31], &[255; 10]] {
             send(bytes);
         }
-        a.until("malformed", |_, inbound| inbound.dropped(DropReason::Malformed) == 4);
+        a.until("malformed", |_, inbound| inbound.dropped(DropReason::Malformed) == 5);
         send(&[4; 100]);
         a.until_dropped(DropReason::UnknownSession, before + 1);
         send(&vec![4; 5_000]);
