@@ -163,7 +163,6 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
-    let _lock = file::Lock::acquire(&config.files.state_directory.join("lock"))?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
     let options = UdpOptions::default();

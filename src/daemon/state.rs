@@ -25,6 +25,8 @@ const LIMIT: u64 = 16 << 20;
 pub(super) struct StateFiles {
     directory: PathBuf,
     certificate: PathBuf,
+    /// Held as long as the files are in use: two daemons must never share them.
+    _lock: file::Lock,
     /// What had to be set aside or could not be written, for the status.
     complaints: Vec<String>,
 }
@@ -48,13 +50,17 @@ struct SavedMarks {
 }
 
 impl StateFiles {
-    /// Takes a directory, which is made with mode 0700 where it is missing.
+    /// Takes a directory, which is made with mode 0700 where it is missing, and locks it.
+    ///
+    /// # Errors
+    /// It cannot be made or read, or another daemon holds it; nothing in it was touched then.
     pub(super) fn open(directory: &Path, certificate: &Path) -> Result<Self, FileError> {
         file::create_private_directory(directory)?;
-        // What a crash left half-written.
+        let lock = file::Lock::acquire(&directory.join("lock"))?;
+        // What a crash left half-written; without the lock it could be what another daemon is writing just now.
         file::sweep(directory)?;
         let (directory, certificate) = (directory.to_path_buf(), certificate.to_path_buf());
-        Ok(StateFiles { directory, certificate, complaints: Vec::new() })
+        Ok(StateFiles { directory, certificate, _lock: lock, complaints: Vec::new() })
     }
 
     /// What went wrong with the files, for the status.
@@ -237,6 +243,21 @@ mod tests {
         files.write_marks(&marks(5));
         assert_eq!(load(&mut files), Some(marks(5)));
         assert!(files.complaints().is_empty());
+    }
+
+    #[test]
+    fn a_second_daemon_touches_nothing() {
+        let (_directory, files) = files();
+        // What the first one is writing at this moment, under the name that `file::atomic_write` gives it.
+        let half_written = files.directory.join(".marks.meshd-tmp-0123456789abcdef");
+        std::fs::write(&half_written, b"half").expect("writable");
+        let second = StateFiles::open(&files.directory, &files.certificate);
+        assert!(matches!(second, Err(FileError::Locked { .. })));
+        assert!(half_written.exists());
+        let (directory, certificate) = (files.directory.clone(), files.certificate.clone());
+        drop(files);
+        assert!(StateFiles::open(&directory, &certificate).is_ok());
+        assert!(!half_written.exists(), "after a crash it is swept");
     }
 
     #[test]
