@@ -1,5 +1,6 @@
 //! Tests with several hosts on one machine: real kernel, real processes, emulated internet.
 
+mod admission;
 mod calibration;
 mod databases;
 mod faults;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         faults::CASES,
         databases::CASES,
         meshes::CASES,
+        admission::CASES,
         stranger::CASES,
     ])
 }

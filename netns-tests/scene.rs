@@ -26,13 +26,18 @@ pub struct Scene {
 impl Scene {
     /// Makes the hosts and founds the mesh on the first, which is left alone in it and not started.
     pub fn founded(lab: &Lab, names: &[&str]) -> Result<Scene> {
+        Scene::founded_with(lab, names, &[])
+    }
+
+    /// As [`Scene::founded`], with more arguments of `meshctl init`.
+    pub fn founded_with(lab: &Lab, names: &[&str], more: &[&str]) -> Result<Scene> {
         let wan = lab.wan(11)?;
         let hosts: Vec<Host> = names.iter().map(|name| lab.host(name)).collect::<Result<_>>()?;
         let ports: Vec<_> = hosts.iter().map(|host| wan.attach(host)).collect::<Result<_>>()?;
         wan.all().delay(DELAY);
         let underlay: Vec<Ipv4Addr> = ports.iter().map(|port| port.v4).collect();
         let v6 = ports.iter().map(|port| port.v6).collect();
-        let mesh = Mesh::init(&hosts[0], underlay[0])?;
+        let mesh = Mesh::init_with(&hosts[0], underlay[0], more)?;
         Ok(Scene { wan, hosts, underlay, v6, mesh })
     }
 

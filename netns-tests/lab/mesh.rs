@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use meshd::api::{PeerState, Status};
 use meshd::config::{Bootstrap, Config};
-use meshd::identity::{NodeName, WireguardKey};
+use meshd::identity::{NodeKeys, NodeName};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -67,12 +67,20 @@ impl Mesh {
     /// # Errors
     /// NOT RUN where the programs are not built; failed where `meshctl init` is not content.
     pub fn init(founder: &Host, underlay: impl Into<IpAddr>) -> Result<Mesh> {
+        Mesh::init_with(founder, underlay, &[])
+    }
+
+    /// Founds a mesh as [`Mesh::init`] does, with more arguments of `meshctl init`.
+    ///
+    /// # Errors
+    /// As [`Mesh::init`].
+    pub fn init_with(founder: &Host, underlay: impl Into<IpAddr>, more: &[&str]) -> Result<Mesh> {
         let (meshd, meshctl) = (place::binary("meshd")?, place::binary("meshctl")?);
         let mesh = Mesh { founder: founder.clone(), meshd, meshctl, nodes: Mutex::default() };
         mesh.make_directory(founder)?;
         let endpoint = SocketAddr::new(underlay.into(), PORT).to_string();
         let init = ["--json", "init", "--mesh", "lab", "--overlay", OVERLAY, "--node", founder.name(), "--endpoint"];
-        let told = mesh.ctl(founder).args(init).arg(endpoint).check()?;
+        let told = mesh.ctl(founder).args(init).arg(endpoint).args(more).check()?;
         mesh.enter(founder, &told)?;
         Ok(mesh)
     }
@@ -170,7 +178,7 @@ impl Mesh {
         let mut config = self.read_config(&self.founder)?;
         let contact = Bootstrap {
             name: config.node.clone(),
-            key: self.wireguard_key(&self.founder)?,
+            key: self.keys(&self.founder)?.public().wireguard,
             endpoint: *config.underlay.endpoints.first().ok_or_else(|| Error::failed("the founder has no endpoint"))?,
         };
         let name: NodeName = host.name().parse().context("a host's name")?;
@@ -203,11 +211,14 @@ impl Mesh {
         fs::write(&path, config.to_toml(&path)).context(path.display())
     }
 
-    fn wireguard_key(&self, host: &Host) -> Result<WireguardKey> {
+    /// Reads a host's private keys.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn keys(&self, host: &Host) -> Result<NodeKeys> {
         let path = self.directory(host).join("identity.key");
         let armor = fs::read_to_string(&path).context(path.display())?;
-        let keys = meshd::identity::NodeKeys::from_armor(&armor).context(path.display())?;
-        Ok(keys.public().wireguard)
+        NodeKeys::from_armor(&armor).context(path.display())
     }
 
     /// Starts the daemons of these hosts together and waits until each says that it is up.
