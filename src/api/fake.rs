@@ -130,7 +130,7 @@ pub(crate) fn troubled_status() -> Status {
             gravity: Gravity::Critical,
             kind: "peer_down".into(),
             peer: Some("db-par-22".into()),
-            message: "db-par-22 has not answered for 4 minutes".into(),
+            message: "db-par-22 does not answer".into(),
             advice: "look at the host, and whether UDP 7655 reaches it".into(),
             since: Some(time(NOW - 240)),
         },

@@ -131,6 +131,14 @@ impl Output {
         let _ = writeln!(out, "{}", text.trim_end());
     }
 
+    /// How many columns a line of data may have: those of the terminal, else what `COLUMNS` says, else any number.
+    pub fn width(&self) -> usize {
+        let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+        let told = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        // A terminal that does not know its size says 0.
+        terminal.filter(|columns| *columns > 0).or_else(told).unwrap_or(usize::MAX)
+    }
+
     fn resolved(&self, stream: &impl anstream::stream::RawStream) -> ColorChoice {
         match self.choice {
             ColorChoice::Auto => AutoStream::choice(stream),

@@ -70,7 +70,11 @@ pub fn render(line: &PingLine) -> String {
             path_jitter_seconds,
             tunnel_adds_p50_seconds,
         } => {
-            let mut out = format!("{sent} sent, {received} answered, loss {}", render_loss(loss.as_ref()));
+            let lost = loss.as_ref().map_or(0, |loss| loss.lost);
+            let mut out = format!("{sent} sent, {received} answered, {lost} lost");
+            if let Some(rate) = render_loss(loss.as_ref()) {
+                out.push_str(&format!(", loss {rate}"));
+            }
             if let (Some(min), Some(p50), Some(max)) = (path_min_seconds, path_p50_seconds, path_max_seconds) {
                 let [min, p50, max] = [min, p50, max].map(|s| quantity::seconds(*s));
                 out.push_str(&format!("\n{} min {min}, p50 {p50}, max {max}", paint(HEADING, "path")));
@@ -100,7 +104,7 @@ mod tests {
                2  no answer
                3  path 12.61 ms  tunnel 12.74 ms  host 24 us
                4  not sent: no session
-            3 sent, 2 answered, loss 6.1-80%
+            3 sent, 2 answered, 1 lost
             path min 12.58 ms, p50 12.60 ms, max 12.61 ms, jitter 2 us; the tunnel adds 130 us
         "#);
     }

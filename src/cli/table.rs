@@ -50,14 +50,37 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// Leaves columns out, in the order they are named here, until a line fits into `room` terminal columns or none of
+    /// them is left: a line that breaks makes a table unreadable.
+    #[must_use]
+    pub fn fitted(mut self, room: usize, expendable: &[&str]) -> Self {
+        for name in expendable {
+            let line = self.widths().iter().sum::<usize>() + 2 * self.columns.len().saturating_sub(1);
+            if line <= room {
+                break;
+            }
+            if let Some(at) = self.columns.iter().position(|(column, _)| column == name) {
+                self.columns.remove(at);
+                self.rows.iter_mut().filter(|row| at < row.len()).for_each(|row| drop(row.remove(at)));
+            }
+        }
+        self
+    }
+
+    /// The width of each column.
+    fn widths(&self) -> Vec<usize> {
+        let width = |(at, (name, _)): (usize, &(&str, Align))| {
+            let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.width());
+            cells.max().unwrap_or(0).max(name.width())
+        };
+        self.columns.iter().enumerate().map(width).collect()
+    }
+
     /// Renders the table: two blanks between columns, none at the end of a line.
     pub fn render(&self, heading: Style) -> String {
         let headings = self.columns.iter().map(|(name, _)| Cell::styled(*name, heading)).collect();
         let rows: Vec<&Vec<Cell>> = std::iter::once(&headings).chain(&self.rows).collect();
-        let width = |column: usize| {
-            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let widths = self.widths();
         let mut out = String::new();
         for row in rows {
             out.push_str(&self.line(row, &widths));
@@ -102,5 +125,22 @@ mod tests {
             zürich  1000
             東京          y
         "#);
+    }
+
+    #[test]
+    fn what_can_be_spared_goes_until_it_fits() {
+        let table = || {
+            let mut table = Table::new(&[("NAME", Align::Left), ("RTT", Align::Right), ("SENT", Align::Right)]);
+            table.row(["web1".into(), "9 ms".into(), "1.00 KiB".into()]);
+            table.row(["web2".into()]);
+            table
+        };
+        let lines = |room| {
+            let text = table().fitted(room, &["SENT", "none such", "RTT"]).render(Style::new());
+            anstream::adapter::strip_str(&text).to_string().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(20), ["NAME   RTT      SENT", "web1  9 ms  1.00 KiB", "web2"]);
+        assert_eq!(lines(19), ["NAME   RTT", "web1  9 ms", "web2"]);
+        assert_eq!(lines(1), ["NAME", "web1", "web2"]);
     }
 }
