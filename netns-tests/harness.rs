@@ -1,4 +1,5 @@
-//! Runs the cases one after another, as `cargo test` shows them, and counts what this machine could not run.
+//! Runs the cases one after another, as `cargo test` shows them, and counts what this machine could not run. Cases that
+//! mostly wait run beside the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,11 +40,15 @@ struct Options {
     fetch: bool,
 }
 
-/// Runs the chosen cases and returns the program's exit code.
-pub fn run(groups: &[&[Case]]) -> ExitCode {
+/// Runs the chosen cases and returns the program's exit code. Those of `beside` need minutes and little of the
+/// machine: they run while the others do.
+pub fn run(groups: &[&'static [Case]], beside: &'static [Case]) -> ExitCode {
     let options = Options::parse(std::env::args().skip(1));
-    let all: Vec<&Case> = groups.iter().flat_map(|group| group.iter()).collect();
-    let chosen: Vec<&Case> = all.iter().copied().filter(|case| options.wants(case.name)).collect();
+    let wanted = |case: &&Case| options.wants(case.name);
+    let all = groups.iter().map(|group| group.len()).sum::<usize>() + beside.len();
+    let slow: Vec<&Case> = beside.iter().filter(wanted).collect();
+    let others: Vec<&Case> = groups.iter().flat_map(|group| group.iter()).filter(wanted).collect();
+    let chosen = [slow.as_slice(), others.as_slice()].concat();
     if options.list {
         chosen.iter().for_each(|case| println!("{}: test", case.name));
         println!("\n{} tests, 0 benchmarks", chosen.len());
@@ -62,29 +67,31 @@ pub fn run(groups: &[&[Case]]) -> ExitCode {
     let privilege = if chosen.is_empty() { Ok(reexec::Privilege::Root) } else { reexec::ensure_namespaces() };
     println!("\nrunning {} tests", chosen.len());
     let began = Instant::now();
-    let (mut failures, mut not_run, mut passed) = (Vec::new(), Vec::new(), 0);
-    for case in &chosen {
-        let lacks = case.needs.iter().find_map(|set| lacking.get(set.name));
-        let outcome = match privilege.as_ref().err().or(lacks) {
-            None => attempt(case),
-            Some(error) => Outcome::from_error(error),
+    let run_all = |cases: &[&'static Case]| -> Vec<(&'static str, Outcome)> {
+        let run_one = |case: &&'static Case| {
+            let lacks = case.needs.iter().find_map(|set| lacking.get(set.name));
+            let outcome = privilege.as_ref().err().or(lacks).map_or_else(|| attempt(case), Outcome::from_error);
+            outcome.tell(case.name);
+            (case.name, outcome)
         };
+        cases.iter().map(run_one).collect()
+    };
+    let outcomes = thread::scope(|scope| {
+        let slow = scope.spawn(|| run_all(&slow));
+        let mut outcomes = run_all(&others);
+        // A case that panics has failed; the thread around it does not panic.
+        outcomes.extend(slow.join().unwrap_or_default());
+        outcomes
+    });
+    let (mut failures, mut not_run, mut passed) = (Vec::new(), Vec::new(), 0);
+    for (name, outcome) in outcomes {
         match outcome {
-            Outcome::Passed => {
-                println!("test {} ... ok", case.name);
-                passed += 1;
-            }
-            Outcome::NotRun(reason) => {
-                println!("test {} ... ignored, NOT RUN: {reason}", case.name);
-                not_run.push((case.name, reason));
-            }
-            Outcome::Failed(what) => {
-                println!("test {} ... FAILED", case.name);
-                failures.push((case.name, what));
-            }
+            Outcome::Passed => passed += 1,
+            Outcome::NotRun(reason) => not_run.push((name, reason)),
+            Outcome::Failed(what) => failures.push((name, what)),
         }
     }
-    report(passed, &failures, &not_run, all.len() - chosen.len(), began.elapsed());
+    report(passed, &failures, &not_run, all - chosen.len(), began.elapsed());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
@@ -157,6 +164,14 @@ fn report(passed: usize, failures: &[(&str, String)], not_run: &[(&str, String)]
 }
 
 impl Outcome {
+    fn tell(&self, name: &str) {
+        match self {
+            Outcome::Passed => println!("test {name} ... ok"),
+            Outcome::NotRun(reason) => println!("test {name} ... ignored, NOT RUN: {reason}"),
+            Outcome::Failed(_) => println!("test {name} ... FAILED"),
+        }
+    }
+
     fn from_error(error: &Error) -> Self {
         match error {
             Error::Failed(what) => Outcome::Failed(what.clone()),

@@ -3,6 +3,7 @@
 mod admission;
 mod calibration;
 mod databases;
+mod databases_over_the_mesh;
 mod faults;
 mod harness;
 mod lab;
@@ -18,13 +19,16 @@ fn main() -> ExitCode {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    harness::run(&[
-        networks::CASES,
-        calibration::CASES,
-        faults::CASES,
-        databases::CASES,
-        meshes::CASES,
-        admission::CASES,
-        stranger::CASES,
-    ])
+    harness::run(
+        &[
+            networks::CASES,
+            calibration::CASES,
+            faults::CASES,
+            databases::CASES,
+            meshes::CASES,
+            admission::CASES,
+            stranger::CASES,
+        ],
+        databases_over_the_mesh::CASES,
+    )
 }

@@ -59,6 +59,35 @@ impl Captured {
             _ => &[],
         }
     }
+
+    /// Returns the source and destination port where it is UDP, over either family and without extension headers.
+    pub fn udp_ports(&self) -> Option<(u16, u16)> {
+        const UDP: u8 = 17;
+        let payload = self.payload_of(UDP, UDP)?;
+        let port = |at: usize| Some(u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]));
+        Some((port(0)?, port(2)?))
+    }
+
+    /// Returns the packet it complains about, where it says that something was unreachable.
+    pub fn quoted(&self) -> Option<Captured> {
+        const ICMP: u8 = 1;
+        const ICMPV6: u8 = 58;
+        let payload = self.payload_of(ICMP, ICMPV6)?;
+        let unreachable = if self.ip()[0] >> 4 == 4 { 3 } else { 1 };
+        // Type, code, checksum and four unused bytes; then the packet.
+        let quote = payload.get(8..).filter(|_| payload[0] == unreachable)?;
+        Some(Captured { ethernet: false, bytes: quote.to_vec(), ..self.clone() })
+    }
+
+    /// Returns what follows the IP header where it is of this protocol.
+    fn payload_of(&self, over_v4: u8, over_v6: u8) -> Option<&[u8]> {
+        let ip = self.ip();
+        match ip.first()? >> 4 {
+            4 if ip.get(9) == Some(&over_v4) => ip.get(usize::from(ip[0] & 15) * 4..),
+            6 if ip.get(6) == Some(&over_v6) => ip.get(40..),
+            _ => None,
+        }
+    }
 }
 
 /// A running capture. Cloning gives another handle; the capture ends with the last one or with its lab.

@@ -106,6 +106,16 @@ impl Mariadb {
         client.args(["--user=root"]).input(sql).check().context(format_args!("on {}: {sql}", self.host.name()))
     }
 
+    /// Starts SQL that takes long, through the server's Unix socket. It ends with the returned process, which prints rows
+    /// as [`Mariadb::sql`] returns them.
+    ///
+    /// # Errors
+    /// Where the client cannot be started.
+    pub fn start_sql(&self, sql: &str) -> Result<Proc> {
+        let client = self.client(&self.host)?.arg(format!("--socket={}", self.socket.display()));
+        client.args(["--user=root"]).input(sql).spawn()
+    }
+
     /// Runs SQL on the server from another host, over TCP to `address`.
     ///
     /// # Errors
