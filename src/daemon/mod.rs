@@ -12,6 +12,7 @@ mod links;
 mod signals;
 mod startup;
 mod state;
+pub mod state_file;
 mod status;
 
 pub use startup::{StartError, cleanup, run};

@@ -6,17 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use blake2::{Blake2s256, Digest};
-use minicbor::{Decode, Encode};
-
+use super::state_file::{encode_marks, frame, parse_marks, unframe};
 use crate::control::snapshot::Snapshot;
 use crate::identity::{InviteBook, SignedCertificate, TrustAnchor};
 use crate::platform::file::{self, FileError};
 use crate::time::UnixTime;
-use crate::tunnel::{Mark, Marks, PeerKey};
+use crate::tunnel::{Marks, PeerKey};
 
-/// First line of every state file of ours.
-const MAGIC: &[u8] = b"meshd state 1\n";
 /// Largest state file that is read: 4,096 members of 1.5 KiB and their revocations fit twice.
 const LIMIT: u64 = 16 << 20;
 
@@ -37,16 +33,6 @@ pub(super) struct Found {
     pub(super) snapshot: Option<Snapshot>,
     pub(super) marks: Vec<(PeerKey, Marks)>,
     pub(super) invites: InviteBook,
-}
-
-#[derive(Encode, Decode)]
-struct SavedMarks {
-    #[cbor(n(0), with = "minicbor::bytes")]
-    key: [u8; 32],
-    #[cbor(n(1), with = "minicbor::bytes")]
-    received: [u8; 12],
-    #[n(2)]
-    sent: u64,
 }
 
 impl StateFiles {
@@ -84,15 +70,7 @@ impl StateFiles {
     }
 
     pub(super) fn write_marks(&mut self, marks: &[(PeerKey, Marks)]) {
-        let saved: Vec<SavedMarks> = marks
-            .iter()
-            .map(|(key, marks)| SavedMarks {
-                key: *key,
-                received: *marks.received.as_bytes(),
-                sent: marks.sent.as_secs(),
-            })
-            .collect();
-        self.write_checked("marks", &minicbor::to_vec(&saved).unwrap_or_default());
+        self.write_checked("marks", &encode_marks(marks));
     }
 
     /// Writes the invites; the answer to a join may be sent only if this says yes.
@@ -188,37 +166,10 @@ impl StateFiles {
     }
 }
 
-/// Puts the magic and a checksum in front of a payload.
-fn frame(payload: &[u8]) -> Vec<u8> {
-    let mut framed = MAGIC.to_vec();
-    framed.extend_from_slice(&Blake2s256::digest(payload));
-    framed.extend_from_slice(payload);
-    framed
-}
-
-fn unframe(bytes: &[u8]) -> Result<&[u8], String> {
-    let rest = bytes.strip_prefix(MAGIC).ok_or("it is no state file of this version")?;
-    let (checksum, payload) = rest.split_at_checked(32).ok_or("it is cut off")?;
-    if Blake2s256::digest(payload).as_slice() != checksum {
-        return Err("its checksum does not fit".to_owned());
-    }
-    Ok(payload)
-}
-
-fn parse_marks(bytes: &[u8]) -> Result<Vec<(PeerKey, Marks)>, String> {
-    let saved: Vec<SavedMarks> = minicbor::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(saved
-        .into_iter()
-        .map(|saved| {
-            let marks = Marks { received: Mark::from_bytes(saved.received), sent: UnixTime::from_secs(saved.sent) };
-            (saved.key, marks)
-        })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::Mark;
     use proptest::prelude::*;
 
     fn files() -> (tempfile::TempDir, StateFiles) {
