@@ -3,11 +3,15 @@
 mod fixtures;
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use fixtures::*;
+use meshd::control::membership::{Membership, Merge};
 use meshd::identity::*;
+use meshd::wire::control::{BUCKETS, ControlMessage, Items, RenewalReply, RevocationSummary, Summary, Want, id_bytes};
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
-use meshd::wire::{Recipient, introduction};
+use meshd::wire::probe::{Probe, ProbeReply, ProbeReport, ProbeRequest};
+use meshd::wire::{Recipient, introduction, overlay};
 
 /// Reads `name = hex` lines; `#` begins a comment.
 fn vector(file: &'static str, name: &str) -> Vec<u8> {
@@ -33,6 +37,7 @@ fn assert_vector(file: &'static str, name: &str, made: &[u8]) {
 const OBJECTS: &str = include_str!("vectors/objects.txt");
 const INTRODUCTION: &str = include_str!("vectors/introduction.txt");
 const JOIN: &str = include_str!("vectors/join.txt");
+const CONTROL: &str = include_str!("vectors/control.txt");
 
 #[test]
 fn signed_objects() {
@@ -95,4 +100,107 @@ fn joins() {
     let reply = JoinReply { now: NOW, outcome: Ok(Joined { certificate: certificate(2), members: vec![member] }) };
     assert_vector(JOIN, "reply", &request.reply(&token(2).key(), &reply, &mut rng(8)).unwrap());
     assert_eq!(attempt.open(&vector(JOIN, "reply")), Ok(reply));
+}
+
+/// A membership of node 1, with its record, and of node 2, without; node 3 is revoked.
+fn membership() -> Membership {
+    let mut membership = Membership::new(anchor());
+    for number in [1, 2] {
+        assert_eq!(membership.merge_verified(certificate(number), NOW), Merge::New);
+    }
+    assert_eq!(membership.merge_record(record(1).node, signed_record(1).bytes()), Merge::New);
+    assert_eq!(membership.merge_revocation(revocation(3).bytes()).0, Merge::New);
+    membership
+}
+
+#[test]
+fn digest_sums() {
+    let membership = membership();
+    let digest = membership.digest();
+    let bucket = digest.buckets[0].to_be_bytes();
+    assert_vector(CONTROL, "bucket_0", &bucket);
+    assert_eq!(digest.buckets[1..], [0; BUCKETS - 1]);
+    assert_vector(CONTROL, "revocations", &digest.revocations.to_be_bytes());
+    // The sum is that of the lines, whatever their order.
+    let line = |name| u64::from_be_bytes(vector(CONTROL, name).try_into().unwrap());
+    assert_eq!(digest.buckets[0], line("line_of_node_1").wrapping_add(line("line_of_node_2")));
+    let mut reduced = Membership::new(anchor());
+    reduced.merge_verified(certificate(2), NOW);
+    assert_vector(CONTROL, "line_of_node_2", &reduced.digest().buckets[0].to_be_bytes());
+}
+
+#[test]
+fn control_messages() {
+    let membership = membership();
+    let id = |number| NodeId::from_bytes([number; 16]);
+    let (from, to) = ([0; 16], [0x0f; 16]);
+    let entries = membership.members().map(|(node, member)| Membership::summary_entry(node, member)).collect();
+    let (certificate, record) = (certificate(1).bytes().to_vec(), signed_record(1).bytes().to_vec());
+    let messages = [
+        ("digest", ControlMessage::Digest(membership.digest())),
+        ("summary", ControlMessage::Summary(Summary { from, to, entries })),
+        (
+            "items",
+            ControlMessage::Items(Items {
+                certificates: vec![certificate.clone().into()],
+                records: vec![record.into()],
+                revocations: vec![revocation(3).bytes().to_vec().into()],
+            }),
+        ),
+        (
+            "want",
+            ControlMessage::Want(Want {
+                certificates: vec![id_bytes(id(4))],
+                records: vec![id_bytes(id(2)), id_bytes(id(4))],
+                revocations: vec![],
+            }),
+        ),
+        ("renewal_request", ControlMessage::RenewalRequest),
+        ("renewal_reply", ControlMessage::RenewalReply(RenewalReply { certificate: certificate.into() })),
+        (
+            "revocation_summary",
+            ControlMessage::RevocationSummary(RevocationSummary {
+                from: [0; 16],
+                to: [0xff; 16],
+                nodes: vec![id_bytes(id(3))],
+            }),
+        ),
+    ];
+    for (name, message) in messages {
+        assert_vector(CONTROL, name, &message.encode());
+        assert_eq!(ControlMessage::decode(&vector(CONTROL, name)), Ok(message), "{name}");
+    }
+}
+
+#[test]
+fn probes() {
+    let request = ProbeRequest {
+        sequence: 0x0102_0304,
+        sent_nanos: 0x1112_1314_1516_1718,
+        report: ProbeReport {
+            sequence: 0x0102_0303,
+            path_rtt: Duration::from_nanos(10_281_000),
+            tunnel_rtt: Duration::from_nanos(10_403_000),
+            sent: 300,
+            lost: 3,
+        },
+    };
+    let reply = ProbeReply {
+        sequence: 0x0102_0304,
+        sent_nanos: 0x1112_1314_1516_1718,
+        held_since_kernel: Duration::from_nanos(122_000),
+        held_since_read: Duration::from_nanos(54_000),
+    };
+    for (name, probe) in [("probe_request", Probe::Request(request)), ("probe_reply", Probe::Reply(reply))] {
+        assert_vector(CONTROL, name, &probe.encode());
+        assert_eq!(Probe::decode(&vector(CONTROL, name)), Some(probe), "{name}");
+    }
+}
+
+#[test]
+fn overlay_packets() {
+    let address = |number| certificate(number).certificate().address_v6;
+    let payload = ControlMessage::RenewalRequest.encode();
+    assert_vector(CONTROL, "overlay_packet", &overlay::wrap(address(1), address(2), &payload));
+    assert_eq!(overlay::unwrap(&vector(CONTROL, "overlay_packet"), address(2)), Some(payload.as_slice()));
 }
