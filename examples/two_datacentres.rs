@@ -58,19 +58,20 @@ fn main() -> ExitCode {
     supervisor::run(&[&package::NFTABLES, &package::MARIADB], || play(keep))
 }
 
-/// The scene from beginning to end.
+/// The scene from beginning to end, and nothing after it.
 fn play(keep: bool) -> Result<()> {
     let began = Instant::now();
     let stage = Stage::new();
     let lab = Lab::new("two-datacentres")?;
-    let played = scenes(&stage, &lab, began, keep);
+    let played = scenes(&stage, &lab, keep);
     if played.is_err() {
         lab.fail();
     }
-    played
+    drop(lab);
+    played.inspect(|()| stage.end(began.elapsed()))
 }
 
-fn scenes(stage: &Stage, lab: &Lab, began: Instant, keep: bool) -> Result<()> {
+fn scenes(stage: &Stage, lab: &Lab, keep: bool) -> Result<()> {
     stage.scene("Five hosts in two datacentres, 10 ms apart");
     let wan = lab.wan(1)?;
     wan.sites("paris", "london").delay(BETWEEN);
@@ -82,32 +83,33 @@ fn scenes(stage: &Stage, lab: &Lab, began: Instant, keep: bool) -> Result<()> {
     }
     mesh.introduce();
     mesh.found("paris1")?;
-    for name in ["paris2", "paris3", "london1"] {
-        mesh.join(name, "paris1")?;
+    for (title, names) in
+        [("paris2 joins with a token", ["paris2"].as_slice()), ("so do paris3 and london1", &["paris3", "london1"])]
+    {
+        stage.scene(title);
+        names.iter().try_for_each(|name| mesh.join(name, "paris1"))?;
     }
     mesh.admit_by_files("london2", "paris1")?;
-    mesh.wait_until_all_are_up()?;
+    mesh.look_around()?;
     match Shop::fetch() {
         Ok(()) => {
             let capture = Capture::start(lab, mesh.host("paris2"), "eth0")?;
             let shop = Shop::open(stage, &mesh, "paris2", "london1")?;
-            shop.sell_while(|| mesh.kill_and_restart("london1"))?;
+            shop.sell_while(|| mesh.kill_and_restart("london1", "paris1"))?;
             shop.tell_what_the_wire_saw(&capture)?;
             finale(stage, &mesh)?;
             shop.count()?;
         }
         Err(error) => {
             stage.warn(&format!("without the databases: {error}"));
-            mesh.kill_and_restart("london1")?;
+            mesh.kill_and_restart("london1", "paris1")?;
             finale(stage, &mesh)?;
         }
     }
     if keep {
         wait_for_enter(stage, &mesh)?;
     }
-    mesh.stop()?;
-    stage.end(began.elapsed());
-    Ok(())
+    mesh.stop()
 }
 
 fn finale(stage: &Stage, mesh: &Mesh<'_>) -> Result<()> {

@@ -23,8 +23,8 @@ const LONG: Duration = Duration::from_secs(30);
 /// Between two looks at a daemon's state, which it announces nowhere.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Columns for what meshctl prints where nobody knows the terminal's width: an unbroken status line fits.
-const WIDTH: &str = "140";
+/// Where a host's configuration is, from where its commands run; keys, certificate, state and socket lie beside it.
+const CONFIG: &str = "mesh/meshd.toml";
 
 /// The hosts and what runs on them.
 pub struct Mesh<'a> {
@@ -66,12 +66,12 @@ impl<'a> Mesh<'a> {
         for server in &self.servers {
             let Server { host, port, .. } = server;
             self.stage.say(&format!(
-                "  {:<8}  {:<11}  open to the world: UDP {PORT}, nothing else",
+                "  {:<7}  {:<10}  open to the world: UDP {PORT}, nothing else",
                 host.name(),
                 port.v4
             ));
         }
-        self.stage.aside("\nEach is a network namespace with a firewall; the network between them is emulated.");
+        self.stage.aside("\nEach is a network namespace with a firewall; the internet between them is emulated.");
     }
 
     /// The first host founds the mesh.
@@ -84,13 +84,12 @@ impl<'a> Mesh<'a> {
 
     /// A host joins with a token, over the network.
     pub fn join(&self, name: &str, inviter: &str) -> Result<()> {
-        self.stage.scene(&format!("{name} joins with a token"));
         self.stage.command(inviter, &format!("meshctl invite {name}"));
         let token = self.ctl(inviter).args(["invite", name]).check()?;
         // A token is a secret, and longer than a line.
         self.stage.output(&format!("{}…", token.get(..60).unwrap_or_default()));
         let endpoint = self.endpoint(name);
-        self.stage.command(name, &format!("meshctl join TOKEN --endpoint {endpoint}"));
+        self.stage.command(name, &format!("meshctl join - --endpoint {endpoint}   # the token comes by ssh"));
         let join = self.ctl(name).args(["join", "-", "--endpoint", &endpoint]).input(token);
         self.stage.output(&join.check()?);
         self.start(name)
@@ -109,8 +108,9 @@ impl<'a> Mesh<'a> {
         std::fs::write(directory.join("node.cert"), certificate).context("place the certificate")?;
         let configuration = self.configuration(name, signer)?;
         std::fs::write(directory.join("meshd.toml"), &configuration).context("place the configuration")?;
-        self.stage.command(name, "cat mesh/meshd.toml");
+        self.stage.command(name, "cat mesh/meshd.toml   # from a template");
         self.stage.output(&configuration);
+        self.stage.say("");
         self.show(name, &["check"])?;
         self.start(name)
     }
@@ -133,45 +133,66 @@ impl<'a> Mesh<'a> {
     }
 
     fn start(&self, name: &str) -> Result<()> {
-        self.stage.command(name, "systemctl start meshd");
-        let daemon = self.server(name).host.command(&self.meshd).arg("--config").arg(self.config(name)).spawn()?;
-        daemon.wait_for_output(" is up", LONG)?;
+        self.stage.command(name, "meshd &");
+        let daemon = self.server(name).host.command(&self.meshd).env("MESHD_CONFIG", CONFIG).spawn()?;
+        self.stage.output(&daemon.wait_for_output(" is up", LONG)?);
         *self.lock(name) = Some(daemon);
         Ok(())
     }
 
-    /// Kills a daemon as the kernel does when memory is short, and starts it again.
-    pub fn kill_and_restart(&self, name: &str) -> Result<()> {
-        self.stage.command(name, "kill -9 $(pidof meshd)");
-        let daemon = self.lock(name).take();
-        if let Some(daemon) = daemon {
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait(LONG)?;
-        }
-        self.start(name)
+    /// Kills a daemon as the kernel does when memory is short, shows what another host says of it, and starts it again.
+    pub fn kill_and_restart(&self, name: &str, witness: &str) -> Result<()> {
+        let Some(daemon) = self.lock(name).take() else { return Ok(()) };
+        self.stage.command(name, &format!("kill -9 {}   # its meshd", daemon.pid()));
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait(LONG)?;
+        let is_down =
+            |status: &Status| status.peers.iter().any(|peer| peer.name == name && peer.state == PeerState::Down);
+        self.wait_for(witness, &format!("{name} as down"), is_down)?;
+        self.stage.say("");
+        self.show(witness, &["status"])?;
+        self.stage.say("");
+        self.start(name)?;
+        let took = self.wait_until_all_are_up()?;
+        self.stage.say(&format!("\nAll links are up again {} ms after that.", took.as_millis()));
+        Ok(())
     }
 
-    /// Waits until every host has every other as up, and says how long that took after the last was started.
+    /// The whole mesh has formed.
+    pub fn look_around(&self) -> Result<()> {
+        let took = self.wait_until_all_are_up()?;
+        self.stage.scene("Every host has found every other");
+        let links = self.servers.len() * (self.servers.len() - 1) / 2;
+        self.stage.say(&format!(
+            "{links} links, up and measured at both ends {} ms after the last daemon was started.\n",
+            took.as_millis()
+        ));
+        self.show("paris1", &["ping", "london2", "--count", "3", "--interval", "200ms"])
+    }
+
+    /// Waits until every host has every other as up and measured, and returns how long that took.
     pub fn wait_until_all_are_up(&self) -> Result<Duration> {
         let began = Instant::now();
-        let others = self.servers.len() - 1;
+        let all_up = |status: &Status| {
+            let up = status.peers.iter().filter(|peer| peer.state == PeerState::Up && peer.link.is_some());
+            up.count() == self.servers.len() - 1
+        };
         for server in &self.servers {
-            let name = server.host.name();
-            let good = |status: &Status| {
-                let up = status.peers.iter().filter(|peer| peer.state == PeerState::Up && peer.link.is_some());
-                up.count() == others
-            };
-            let mut status: Status = self.ask(name, "status")?;
-            while !good(&status) {
-                if began.elapsed() > LONG {
-                    self.show(name, &["status"])?;
-                    return Err(Error::failed(format!("{name} did not reach all others within {LONG:?}")));
-                }
-                thread::sleep(GLANCE);
-                status = self.ask(name, "status")?;
-            }
+            self.wait_for(server.host.name(), "all others as up", all_up)?;
         }
         Ok(began.elapsed())
+    }
+
+    fn wait_for(&self, name: &str, what: &str, look: impl Fn(&Status) -> bool) -> Result<()> {
+        let began = Instant::now();
+        while !look(&self.ask(name, "status")?) {
+            if began.elapsed() > LONG {
+                self.show(name, &["status"])?;
+                return Err(Error::failed(format!("{name} did not see {what} within {LONG:?}")));
+            }
+            thread::sleep(GLANCE);
+        }
+        Ok(())
     }
 
     /// Runs meshctl on a host and shows it with what it printed.
@@ -221,8 +242,8 @@ impl<'a> Mesh<'a> {
 
     /// meshctl on a host, as if the host were the only one: its configuration is where the environment says.
     fn ctl(&self, name: &str) -> HostCommand {
-        let command = self.server(name).host.command(&self.meshctl);
-        command.env("MESHD_CONFIG", "mesh/meshd.toml").env("COLUMNS", WIDTH)
+        let command = self.server(name).host.command(&self.meshctl).env("MESHD_CONFIG", CONFIG);
+        command.env("COLUMNS", self.stage.width().to_string())
     }
 
     fn directory(&self, name: &str) -> PathBuf {

@@ -28,6 +28,12 @@ impl Stage {
         if self.colour { "always" } else { "never" }
     }
 
+    /// How many columns there are: the terminal's; where nobody knows, enough for an unbroken status line.
+    pub fn width(&self) -> u16 {
+        let terminal = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| size.ws_col);
+        if terminal > 0 { terminal } else { 140 }
+    }
+
     /// Begins a scene.
     pub fn scene(&self, title: &str) {
         println!("\n{TITLE}── {title}{TITLE:#}\n");
@@ -60,6 +66,6 @@ impl Stage {
 
     /// Ends the show.
     pub fn end(&self, took: Duration) {
-        println!("\n{ASIDE}{} s. Hosts, daemons and databases are gone again.{ASIDE:#}", took.as_secs());
+        println!("\n{ASIDE}That took {} s. Hosts, daemons and databases are gone again.{ASIDE:#}", took.as_secs());
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anstyle::Style;
+use unicode_width::UnicodeWidthStr;
 
 use super::args::StatusArgs;
 use super::context::Context;
@@ -55,7 +56,7 @@ fn show(context: &Context, args: &StatusArgs, status: &Status) -> Result<(), Fai
             } else if output.json {
                 output.json(peer)
             } else {
-                output.data(&render_peer(status, peer))
+                output.data(&render_peer(status, peer, output.width()))
             }
         }
         None if context.output.json && args.watch => context.output.json_line(status),
@@ -113,7 +114,7 @@ pub fn render(status: &Status, width: usize) -> String {
         let text = if left == 0 { "has ended".to_owned() } else { format!("ends in {}", quantity::age(left)) };
         out.push_str(&format!("{}\n", paint(WORRYING, &format!("certificate {text} ({})", node.certificate.expires))));
     }
-    out.push_str(&render_problems(status, None));
+    out.push_str(&render_problems(status, None, width));
     out.push('\n');
     if status.peers.is_empty() {
         out.push_str("No peers yet. `meshctl invite NODE` prints a token with which another host joins.\n");
@@ -144,8 +145,12 @@ fn render_counts(counts: &Counts) -> String {
     if parts.is_empty() { total } else { format!("{total}: {}", parts.join(", ")) }
 }
 
-/// Renders the problems, the gravest first; of one peer only, where one is named.
-fn render_problems(status: &Status, peer: Option<&str>) -> String {
+/// The longest gravity, and two blanks.
+const GRAVITY_WIDTH: usize = 10;
+
+/// Renders the problems, the gravest first; of one peer only, where one is named. What to do goes to a line of its own
+/// where it would break: a command in it can be copied.
+fn render_problems(status: &Status, peer: Option<&str>, width: usize) -> String {
     let concerns = |problem: &&Problem| peer.is_none() || problem.peer.as_deref() == peer;
     let mut sorted: Vec<&Problem> = status.problems.iter().filter(concerns).collect();
     sorted.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));
@@ -156,12 +161,18 @@ fn render_problems(status: &Status, peer: Option<&str>) -> String {
             Gravity::Warning => "warning",
             Gravity::Critical => "critical",
         };
-        let advice = if problem.advice.is_empty() { String::new() } else { format!(": {}", problem.advice) };
         let age = |since: Timestamp| quantity::age(status.now.0.saturating_since(since.0).as_secs());
         let since = problem.since.map_or(String::new(), |since| format!(" ({})", age(since)));
-        let padding = " ".repeat(10 - word.len());
+        let message = format!("{}{since}", problem.message);
+        let indent = GRAVITY_WIDTH;
+        let advice = match problem.advice.as_str() {
+            "" => String::new(),
+            advice if indent + message.width() + 2 + advice.width() <= width => format!(": {advice}"),
+            advice => format!("\n{:indent$}{advice}", ""),
+        };
+        let padding = " ".repeat(indent - word.len());
         let word = paint(style_of_gravity(problem.gravity), word);
-        out.push_str(&format!("{word}{padding}{}{since}{advice}\n", problem.message));
+        out.push_str(&format!("{word}{padding}{message}{advice}\n"));
     }
     if out.is_empty() { out } else { format!("\n{out}") }
 }
@@ -239,12 +250,12 @@ fn style_of_loss(loss: Option<&LossRatio>) -> Style {
     if loss.is_some_and(|loss| loss.low > 0.001) { WORRYING } else { Style::new() }
 }
 
-/// Renders everything about one link.
-pub fn render_peer(status: &Status, peer: &PeerStatus) -> String {
+/// Renders everything about one link for a terminal of so many columns.
+pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
     let since = quantity::age(status.now.0.saturating_since(peer.since.0).as_secs());
     let state = paint(style_of_state(peer.state), peer.state.name());
     let mut out = format!("{}  {state} for {since}, since {}\n", paint(STRONG, &peer.name), peer.since);
-    out.push_str(&render_problems(status, Some(&peer.name)));
+    out.push_str(&render_problems(status, Some(&peer.name), width));
     let mut lines: Vec<(&str, String)> = vec![("node", peer.node_id.clone())];
     lines.push(("addresses", format!("{}, {}", peer.address_v4, peer.address_v6)));
     if !peer.prefixes.is_empty() {
@@ -358,8 +369,13 @@ mod tests {
     #[test]
     fn a_narrow_terminal_shows_what_matters_unbroken() {
         let text = plain(&render(&troubled_status(), 80));
-        let table = text.split("\n\n").nth(2).unwrap();
-        insta::assert_snapshot!(table, @r#"
+        let (_, below_the_heading) = text.split_once("\n\n").unwrap();
+        assert!(below_the_heading.lines().all(|line| line.width() <= 80), "{below_the_heading}");
+        insta::assert_snapshot!(below_the_heading, @r#"
+            critical  db-par-22 does not answer (4m00s)
+                      look at the host, and whether UDP 7655 reaches it
+            warning   this node's certificate ends in 5 days: run `meshctl renew`
+
             PEER        STATE       FOR  PATH            RTT p50       p99  LOST 5m
             db-par-22   down      4m00s  -                     -         -    60/60
             old1        expired   1d00h  -                     -         -        -
@@ -368,6 +384,8 @@ mod tests {
             db-par-17   up       91d00h  direct         10.28 ms  11.02 ms    0/300
             db-par-18   up       91d00h  direct           214 us    388 us    0/300
             web2        up       91d00h  direct         10.28 ms  11.02 ms    0/300
+
+            dropped since the start, from no peer: bad_mac 4211
         "#);
     }
 
@@ -385,7 +403,7 @@ mod tests {
         assert_eq!(shown(60, 60), ("60/60".to_owned(), Some(">93%".to_owned())));
         let mut status = healthy_status();
         status.peers[0].loss = Some(loss(1, 5));
-        let text = plain(&render_peer(&status, &status.peers[0]));
+        let text = plain(&render_peer(&status, &status.peers[0], usize::MAX));
         assert!(text.contains("loss         1 of 5 probes lost, too few to tell a rate\n"), "{text}");
     }
 
@@ -408,7 +426,7 @@ mod tests {
     fn one_link_with_everything() {
         let status = troubled_status();
         let peer = find(&status, "sto-lim-03").unwrap();
-        insta::assert_snapshot!(plain(&render_peer(&status, peer)), @r#"
+        insta::assert_snapshot!(plain(&render_peer(&status, peer, usize::MAX)), @r#"
             sto-lim-03  suspect for 3s, since 2026-11-22T14:01:57Z
 
             node         00000000000000000000000000000006
@@ -429,7 +447,7 @@ mod tests {
     #[test]
     fn one_link_that_is_down() {
         let status = troubled_status();
-        insta::assert_snapshot!(plain(&render_peer(&status, find(&status, "10.77.0.5").unwrap())), @r#"
+        insta::assert_snapshot!(plain(&render_peer(&status, find(&status, "10.77.0.5").unwrap(), usize::MAX)), @r#"
             db-par-22  down for 4m00s, since 2026-11-22T13:58:00Z
 
             critical  db-par-22 does not answer (4m00s): look at the host, and whether UDP 7655 reaches it
