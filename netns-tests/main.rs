@@ -2,6 +2,7 @@
 
 mod admission;
 mod calibration;
+mod dark;
 mod databases;
 mod databases_over_the_mesh;
 mod faults;
@@ -9,7 +10,9 @@ mod harness;
 mod lab;
 mod meshes;
 mod networks;
+mod revocation;
 mod scene;
+mod state;
 mod stranger;
 
 use std::process::ExitCode;
@@ -27,7 +30,10 @@ fn main() -> ExitCode {
             databases::CASES,
             meshes::CASES,
             admission::CASES,
+            revocation::CASES,
             stranger::CASES,
+            dark::CASES,
+            state::CASES,
         ],
         databases_over_the_mesh::CASES,
     )

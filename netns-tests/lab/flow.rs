@@ -11,6 +11,7 @@ use super::host::Host;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A TCP connection between two hosts, both ends held by this process.
+#[derive(Debug)]
 pub struct Flow {
     near: TcpStream,
     far: TcpStream,
