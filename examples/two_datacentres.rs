@@ -26,7 +26,7 @@ use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lab::{Capture, Lab, Result, package};
+use lab::{Capture, Error, Lab, Result, package};
 use mesh::{Mesh, PORT};
 use shop::Shop;
 use stage::Stage;
@@ -64,7 +64,8 @@ fn play(keep: bool) -> Result<()> {
     let stage = Stage::new();
     let lab = Lab::new("two-datacentres")?;
     let played = scenes(&stage, &lab, keep);
-    if played.is_err() {
+    // Logs and captures of what went wrong are kept below the build directory.
+    if let Err(Error::Failed(_)) = &played {
         lab.fail();
     }
     drop(lab);

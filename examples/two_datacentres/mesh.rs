@@ -1,6 +1,6 @@
 //! The hosts of the scene, and what an operator types on them. Every command is shown with what it printed.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -229,8 +229,11 @@ impl<'a> Mesh<'a> {
             format!("  {meshctl} --config {config} status --watch"),
             format!("  {meshctl} --config {config} ping {other}"),
         ];
-        if let (Some(netns), IpAddr::V4(address)) = (self.host(name).netns_name(), self.overlay(other)?.into()) {
-            hints.push(format!("  ip netns exec {netns} ping {address}"));
+        if let Some(netns) = self.host(name).netns_name() {
+            hints.push(format!(
+                "  nsenter --net=/run/netns/{netns}   # a shell on {name}; {other} is {}",
+                self.overlay(other)?
+            ));
         }
         Ok(hints)
     }

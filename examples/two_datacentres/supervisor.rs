@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::lab::package::Set;
-use crate::lab::{Error, Result, reexec, sweep};
+use crate::lab::reexec::{self, Privilege};
+use crate::lab::{Error, Result, sweep};
 
 /// Set in the child's environment.
 const MARK: &str = "MESHD_DEMO_ON_STAGE";
@@ -19,10 +20,13 @@ pub fn run(needs: &[&Set], play: impl FnOnce() -> Result<()>) -> ExitCode {
         let _ = signals().thread_unblock();
         return told(play().map(|()| ExitCode::SUCCESS));
     }
-    for set in needs {
-        println!("Looking for {} (on this machine, else downloaded and unpacked beside the build)", set.program);
-        // What cannot be had is told where it is missed.
-        let _ = set.fetch();
+    // An ordinary user's program starts a second time inside a user namespace, where nothing can be fetched any more.
+    if reexec::privilege() != Some(Privilege::UserNamespace) {
+        for set in needs {
+            println!("Looking for {} (here, else downloaded and unpacked beside the build)", set.program);
+            // What cannot be had is told where it is missed.
+            let _ = set.fetch();
+        }
     }
     told(reexec::ensure_namespaces().and_then(|_| supervise()))
 }

@@ -122,10 +122,10 @@ impl Capture {
     pub fn start(lab: &Lab, host: &Host, dev: &str) -> Result<Capture> {
         let index = netlink::index(host.netns(), dev)?;
         let what = format!("capture on {} {dev}", host.name());
-        // It hears every device of the host; the thread picks this one's packets.
         let socket = host
             .enter(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll))
             .context(&what)?;
+        bind(&socket, index).context(&what)?;
         // Without the privilege in a user namespace the usual buffer has to do; drops are counted.
         let _ = setsockopt(&socket, RcvBufForce, &KERNEL_BUFFER);
         setsockopt(&socket, ReceiveTimestampns, &true).context(&what)?;
@@ -261,6 +261,19 @@ fn run(shared: &Shared, socket: &OwnedFd, stopped: &UnixDatagram, index: usize) 
             shared.came.notify_all();
         }
     }
+}
+
+/// Lets a packet socket hear one device only; what it heard of others before is still in it.
+fn bind(socket: &OwnedFd, index: u32) -> nix::Result<()> {
+    // SAFETY: the structure is plain numbers, for which all zeros are values.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = i32::try_from(index).map_err(|_| nix::errno::Errno::ENODEV)?;
+    let len = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the call reads `len` bytes of a `sockaddr_ll`, which `address` is, and the descriptor is open.
+    let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    nix::errno::Errno::result(done).map(drop)
 }
 
 /// Takes one packet and the index of its device; `None` where there is none.

@@ -126,10 +126,7 @@ impl Driver {
                     kind: "peer_down".into(),
                     peer: Some(peer.name.clone()),
                     message: format!("{} does not answer", peer.name),
-                    advice: format!(
-                        "see whether its host runs meshd and lets UDP through: meshctl status {}",
-                        peer.name
-                    ),
+                    advice: format!("see that meshd runs there and UDP gets through: meshctl status {}", peer.name),
                     since,
                 }),
                 PeerState::Suspect => problems.push(Problem {
