@@ -1,18 +1,22 @@
 //! Measures how many packets two WireGuard ends lose around handshakes, and traces why.
 #![forbid(unsafe_code)]
 
+mod end;
 mod node;
 mod packet;
+mod plain;
 mod report;
-mod rules;
+#[cfg(not(feature = "v06"))]
+mod seam;
 mod wggo;
 mod wire;
 
 use boringtun::noise::Tunn;
 use boringtun::x25519::{PublicKey, StaticSecret};
-use node::{Log, Plan, Remake, Tunnel, TunnelEnd, run_app};
-use report::{Row, table, trace};
-use rules::{Plain, Ruled};
+use end::Tunnel;
+use node::{Log, Plan, Remake, TunnelEnd, run_app};
+use plain::Plain;
+use report::{Row, summary, table, trace};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -41,20 +45,22 @@ const DRAIN: Duration = Duration::from_secs(6);
 /// When end A starts anew in scenarios F and G: long after any exchange at the start.
 const RESTART: Duration = Duration::from_secs(15);
 
-const USAGE: &str = "usage: boringtun-soak run|run-ruled SCENARIO PEER RUNS PARALLEL DELAY_MS OUT_DIR [WIREGUARD_GO]\n\
+const USAGE: &str = "usage: boringtun-soak plain|seam SCENARIO PEER RUNS PARALLEL DELAY_MS OUT_DIR [WIREGUARD_GO]\n\
        boringtun-soak table FILE...\n\
 SCENARIO is A (one packet per 3 s, 15 min), B (10/s, 20 s), C (10/s, 5 min),\n\
          D (as A, but B starts 1.5 s later and A has a 25 s keepalive), E (1,000/s, 10 s),\n\
          F (100/s, 30 s, end A starts anew after 15 s),\n\
          G (as F, but A sends nothing)\n\
-         or H (1 packet per s, 3 min, a second program has A's key; wg-go only); run-ruled adds the seam's rules; PEER is same or wg-go";
+         or H (1 packet per s, 3 min, a second program has A's key; wg-go only); PEER is same or wg-go\n\
+plain drives boringtun as its documentation says, seam the product's tunnels (not in the build for 0.6.0)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["run", rest @ ..] => run(rest, false),
-        ["run-ruled", rest @ ..] => run(rest, true),
+        ["plain", rest @ ..] => run(rest, false),
+        #[cfg(not(feature = "v06"))]
+        ["seam", rest @ ..] => run(rest, true),
         ["table", files @ ..] => print_table(files),
         _ => Err(io::Error::other(USAGE)),
     };
@@ -76,8 +82,8 @@ struct Job {
     /// How much later end B starts.
     offset: Duration,
     keepalive: Option<u16>,
-    /// Whether our ends follow the seam's rules.
-    ruled: bool,
+    /// Whether our ends are the product's tunnels.
+    seam: bool,
     /// When end A starts anew, after the plan's start.
     restart: Option<Duration>,
     /// Whether end A sends nothing, so that only its peer can notice that it started anew.
@@ -89,7 +95,7 @@ struct Job {
     wireguard_go: Option<PathBuf>,
 }
 
-fn run(words: &[&str], ruled: bool) -> io::Result<()> {
+fn run(words: &[&str], seam: bool) -> io::Result<()> {
     let (scenario, peer, runs, parallel, delay, out, program) = match words {
         [scenario, peer, runs, parallel, delay, out] => (scenario, peer, runs, parallel, delay, out, None),
         [scenario, peer, runs, parallel, delay, out, program] => {
@@ -113,7 +119,7 @@ fn run(words: &[&str], ruled: bool) -> io::Result<()> {
     };
     let number = |text: &str| text.parse::<u32>().map_err(|_| io::Error::other(USAGE));
     let (runs, parallel) = (number(runs)?, number(parallel)?.max(1));
-    let ours = if ruled { format!("{VERSION}+rules") } else { VERSION.to_owned() };
+    let ours = if seam { "seam" } else { VERSION };
     let job = Arc::new(Job {
         scenario: format!("{scenario} {delay} ms"),
         pair: match wireguard_go {
@@ -124,7 +130,7 @@ fn run(words: &[&str], ruled: bool) -> io::Result<()> {
         count,
         offset: if *scenario == "D" { Duration::from_millis(1_500) } else { Duration::ZERO },
         keepalive: (*scenario == "D").then_some(25),
-        ruled,
+        seam,
         restart: matches!(*scenario, "F" | "G").then_some(RESTART),
         silent: *scenario == "G",
         twin: *scenario == "H",
@@ -173,23 +179,26 @@ fn one_run(job: &Arc<Job>, index: u32) -> io::Result<()> {
 fn with_itself(job: &Arc<Job>, index: u32) -> io::Result<(Log, Log, Vec<wire::Seen>)> {
     let plan = plan(job);
     let late = Plan { first: job.offset, ..plan };
-    let (secret_a, secret_b) = (secret()?, secret()?);
+    let (secret_a, secret_b) = (StaticSecret::from(random()?), StaticSecret::from(random()?));
     let (public_a, public_b) = (PublicKey::from(&secret_a), PublicKey::from(&secret_b));
     let socket_a = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let socket_b = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let wire = Wire::open(socket_a.local_addr()?, socket_b.local_addr()?, job.delay, plan)?;
     socket_a.connect(wire.for_a)?;
     socket_b.connect(wire.for_b)?;
+    let first = index * 2 + 0xa00;
+    let for_a = Identity { own: secret_a, peer: public_b, source: wire.for_a, end_a: true, index: first };
+    let for_b = Identity { own: secret_b, peer: public_a, source: wire.for_b, end_a: false, index: first + 0x101 };
     let a = TunnelEnd {
-        restart: remake(job, &secret_a, public_b, index * 2 + 0xa00),
-        tunnel: tunnel(job, &secret_a, public_b, true, index * 2 + 0xa00),
+        restart: job.restart.map(|when| (when, remake(job, &for_a))),
+        tunnel: tunnel(job, &for_a, false)?,
         socket: socket_a,
         source: ADDRESS_A,
         destination: ADDRESS_B,
     };
     let b = TunnelEnd {
         restart: None,
-        tunnel: tunnel(job, &secret_b, public_a, false, index * 2 + 0xb01),
+        tunnel: tunnel(job, &for_b, false)?,
         socket: socket_b,
         source: ADDRESS_B,
         destination: ADDRESS_A,
@@ -207,7 +216,7 @@ fn with_wireguard_go(
     name: &str,
 ) -> io::Result<(Log, Log, Vec<wire::Seen>)> {
     wggo::enter_namespaces()?;
-    let (secret_a, secret_b) = (secret()?, secret()?);
+    let (secret_a, secret_b) = (StaticSecret::from(random()?), StaticSecret::from(random()?));
     let (public_a, public_b) = (PublicKey::from(&secret_a), PublicKey::from(&secret_b));
     let socket_a = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let endpoint_b = SocketAddr::from((Ipv4Addr::LOCALHOST, WIREGUARD_GO_PORT));
@@ -231,9 +240,11 @@ fn with_wireguard_go(
     if Instant::now() >= setup_plan.start {
         return Err(io::Error::other("wireguard-go took longer than 3 s to start: machine too busy"));
     }
+    let first = index * 2 + 0xa00;
+    let for_a = Identity { own: secret_a, peer: public_b, source: wire.for_a, end_a: true, index: first };
     let a = TunnelEnd {
-        restart: remake(job, &secret_a, public_b, index * 2 + 0xa00),
-        tunnel: tunnel(job, &secret_a, public_b, true, index * 2 + 0xa00),
+        restart: job.restart.map(|when| (when, remake(job, &for_a))),
+        tunnel: tunnel(job, &for_a, false)?,
         socket: socket_a,
         source: ADDRESS_A,
         destination: ADDRESS_B,
@@ -244,7 +255,7 @@ fn with_wireguard_go(
         socket.connect(wire.for_a)?;
         let end = TunnelEnd {
             restart: None,
-            tunnel: tunnel(job, &secret_a, public_b, true, index * 2 + 0xc00),
+            tunnel: tunnel(job, &Identity { source: wire.for_a, index: first + 0x200, ..for_a }, false)?,
             socket,
             source: ADDRESS_A,
             destination: ADDRESS_B,
@@ -269,14 +280,48 @@ fn plan(job: &Job) -> Plan {
     Plan { start: Instant::now() + LEAD, interval: job.interval, first: Duration::ZERO, count: job.count, drain: DRAIN }
 }
 
-/// Makes one end's tunnel. End A leads, which a mesh decides by comparing public keys.
-fn tunnel(job: &Arc<Job>, own: &StaticSecret, peer: PublicKey, end_a: bool, index: u32) -> Tunnel {
-    let keepalive = if end_a { job.keepalive } else { None };
-    let tunnel = Tunn::new(own.clone(), peer, None, keepalive, index, None);
+/// What makes an end the peer of another.
+#[derive(Clone)]
+struct Identity {
+    own: StaticSecret,
+    peer: PublicKey,
+    /// Where the peer's datagrams come from: this end's side of the wire.
+    #[cfg_attr(feature = "v06", expect(dead_code, reason = "plain boringtun looks at no address"))]
+    source: SocketAddr,
+    /// Names end A, which has the keepalive of scenario D.
+    end_a: bool,
+    /// The plain tunnel's first session index.
+    index: u32,
+}
+
+/// Makes one end's tunnel. `restarted` is whether it had one before and has forgotten it.
+fn tunnel(job: &Job, identity: &Identity, restarted: bool) -> io::Result<Box<dyn Tunnel>> {
+    if job.seam {
+        return seam_tunnel(job, identity, restarted);
+    }
+    let keepalive = if identity.end_a { job.keepalive } else { None };
+    let tunnel = Tunn::new(identity.own.clone(), identity.peer, None, keepalive, identity.index, None);
     #[cfg(feature = "v06")]
     // 0.6.0 declares an error it never returns.
     let tunnel = tunnel.expect("0.6.0 has no failing path here");
-    if job.ruled { Tunnel::Ruled(Ruled::new(tunnel, end_a)) } else { Tunnel::Plain(Plain(tunnel)) }
+    Ok(Box::new(Plain::new(tunnel)))
+}
+
+#[cfg(not(feature = "v06"))]
+fn seam_tunnel(job: &Job, identity: &Identity, restarted: bool) -> io::Result<Box<dyn Tunnel>> {
+    let peer = seam::Peer {
+        public: identity.peer,
+        source: identity.source,
+        stock: job.wireguard_go.is_some(),
+        keep_up: identity.end_a && job.keepalive.is_some(),
+    };
+    let make = if restarted { seam::Seam::restarted } else { seam::Seam::new };
+    Ok(Box::new(make(identity.own.clone(), random()?, &peer)))
+}
+
+#[cfg(feature = "v06")]
+fn seam_tunnel(_: &Job, _: &Identity, _: bool) -> io::Result<Box<dyn Tunnel>> {
+    Err(io::Error::other("the product is not built on 0.6.0"))
 }
 
 /// End A's own plan.
@@ -284,15 +329,15 @@ fn quiet(job: &Job, plan: Plan) -> Plan {
     if job.silent { Plan { first: job.interval * job.count, count: 0, ..plan } } else { plan }
 }
 
-fn remake(job: &Arc<Job>, own: &StaticSecret, peer: PublicKey, index: u32) -> Option<(Duration, Remake)> {
-    let (when, job, own) = (job.restart?, Arc::clone(job), own.clone());
-    Some((when, Box::new(move || tunnel(&job, &own, peer, true, index))))
+fn remake(job: &Arc<Job>, identity: &Identity) -> Remake {
+    let (job, identity) = (Arc::clone(job), identity.clone());
+    Box::new(move || tunnel(&job, &identity, true))
 }
 
-fn secret() -> io::Result<StaticSecret> {
+fn random() -> io::Result<[u8; 32]> {
     let mut bytes = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(StaticSecret::from(bytes))
+    Ok(bytes)
 }
 
 fn print_table(files: &[&str]) -> io::Result<()> {
@@ -303,6 +348,6 @@ fn print_table(files: &[&str]) -> io::Result<()> {
             rows.push(row);
         }
     }
-    print!("{}", table(&rows));
+    println!("{}\n{}", summary(&rows), table(&rows));
     Ok(())
 }

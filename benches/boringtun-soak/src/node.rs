@@ -1,20 +1,19 @@
 //! One end of a rig: sends numbered packets on a fixed schedule and notes which ones arrive.
 //!
-//! `TunnelEnd` drives boringtun, plain or with the seam's rules. `run_app` is the same schedule
-//! through a kernel UDP socket, for the end whose tunnel is another program.
+//! `TunnelEnd` drives a tunnel of this program. `run_app` is the same schedule through a kernel UDP
+//! socket, for the end whose tunnel is another program.
 
+use crate::end::{Outgoing, Tunnel};
 use crate::packet;
-use crate::rules::{Outgoing, Plain, Ruled};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often `update_timers` is called; boringtun's own device uses the same 250 ms.
-const TIMER_PERIOD: Duration = Duration::from_millis(250);
 /// Largest datagram a rig carries; the numbered packets are far smaller.
 const BUFFER: usize = 2048;
 
@@ -45,23 +44,17 @@ impl Plan {
 pub struct Log {
     pub sent: Vec<(u32, f64)>,
     pub received: Vec<(u32, f64)>,
-    /// Counts of errors `decapsulate` and `update_timers` returned, by name.
+    /// Counts of errors the tunnel returned, by name.
     pub errors: BTreeMap<String, u32>,
     pub events: Vec<(f64, String)>,
 }
 
-/// How an end uses boringtun.
-pub enum Tunnel {
-    Plain(Plain),
-    Ruled(Ruled),
-}
-
 /// Makes a tunnel with the same keys and nothing else remembered.
-pub type Remake = Box<dyn FnOnce() -> Tunnel + Send>;
+pub type Remake = Box<dyn FnOnce() -> io::Result<Box<dyn Tunnel>> + Send>;
 
 /// The tunnel end of a rig.
 pub struct TunnelEnd {
-    pub tunnel: Tunnel,
+    pub tunnel: Box<dyn Tunnel>,
     /// What makes the tunnel anew at a time after the plan's start: a restart of this end.
     pub restart: Option<(Duration, Remake)>,
     /// Connected to the wire.
@@ -75,30 +68,35 @@ impl TunnelEnd {
     pub fn run(mut self, plan: Plan) -> Log {
         let mut log = Log::default();
         let mut datagram = [0u8; BUFFER];
-        let mut next_timer = Instant::now();
         let mut next_sequence = 0;
+        sleep_until(plan.start);
         loop {
             let now = Instant::now();
             if now >= plan.end() {
                 return log;
             }
             if let Some((_, remake)) = self.restart.take_if(|(when, _)| now >= plan.start + *when) {
-                self.tunnel = remake();
+                match remake() {
+                    Ok(tunnel) => self.tunnel = tunnel,
+                    Err(error) => *log.errors.entry(format!("restart {error}")).or_default() += 1,
+                }
                 log.events.push((since(plan), "restarts".into()));
             }
-            if now >= next_timer {
-                next_timer = now + TIMER_PERIOD;
+            if self.tunnel.wait().is_zero() {
                 self.tick(plan, &mut log);
-            }
-            if now < plan.start {
-                sleep_until(next_timer.min(plan.start));
-                continue;
             }
             while next_sequence < plan.count && Instant::now() >= plan.send_time(next_sequence) {
                 self.send(next_sequence, plan, &mut log);
                 next_sequence += 1;
             }
-            let mut wake = next_timer.min(plan.end());
+            let mut wake = plan.end();
+            // A wait without an end is longer than the time line.
+            if let Some(due) = now.checked_add(self.tunnel.wait()) {
+                wake = wake.min(due);
+            }
+            if let Some((when, _)) = &self.restart {
+                wake = wake.min(plan.start + *when);
+            }
             if next_sequence < plan.count {
                 wake = wake.min(plan.send_time(next_sequence));
             }
@@ -112,33 +110,25 @@ impl TunnelEnd {
         let inner = packet::ipv4_udp(self.source, self.destination, &packet::payload(sequence));
         log.sent.push((sequence, since(plan)));
         let mut out = Vec::new();
-        match &mut self.tunnel {
-            Tunnel::Plain(tunnel) => tunnel.send(&inner, &mut out),
-            Tunnel::Ruled(tunnel) => tunnel.send(&inner, Instant::now(), &mut out),
+        if let Err(error) = self.tunnel.send(&inner, &mut out) {
+            log.events.push((since(plan), format!("refused packet {sequence}: {error}")));
+            *log.errors.entry(format!("send {error}")).or_default() += 1;
         }
         self.put(out, plan, log);
     }
 
     fn tick(&mut self, plan: Plan, log: &mut Log) {
         let mut out = Vec::new();
-        let result = match &mut self.tunnel {
-            Tunnel::Plain(tunnel) => tunnel.tick(&mut out),
-            Tunnel::Ruled(tunnel) => tunnel.tick(Instant::now(), &mut out),
-        };
-        if let Err(error) = result {
-            log.events.push((since(plan), format!("timers: {error:?}")));
-            *log.errors.entry(format!("timers {error:?}")).or_default() += 1;
+        if let Err(error) = self.tunnel.tick(&mut out) {
+            log.events.push((since(plan), format!("timers: {error}")));
+            *log.errors.entry(format!("timers {error}")).or_default() += 1;
         }
         self.put(out, plan, log);
     }
 
     fn receive(&mut self, datagram: &[u8], plan: Plan, log: &mut Log) {
         let mut out = Vec::new();
-        let result = match &mut self.tunnel {
-            Tunnel::Plain(tunnel) => tunnel.receive(datagram, &mut out),
-            Tunnel::Ruled(tunnel) => tunnel.receive(datagram, Instant::now(), &mut out),
-        };
-        match result {
+        match self.tunnel.receive(datagram, &mut out) {
             Ok(inner) => {
                 if let Some(sequence) = inner.as_deref().and_then(packet::inner_sequence) {
                     log.received.push((sequence, since(plan)));
@@ -146,8 +136,8 @@ impl TunnelEnd {
             }
             Err(error) => {
                 let seen = packet::Message::read(datagram);
-                log.events.push((since(plan), format!("refused {seen:x?}: {error:?}")));
-                *log.errors.entry(format!("{error:?}")).or_default() += 1;
+                log.events.push((since(plan), format!("refused {seen:x?}: {error}")));
+                *log.errors.entry(error).or_default() += 1;
             }
         }
         self.put(out, plan, log);

@@ -187,6 +187,37 @@ pub fn table(rows: &[Row]) -> String {
     out
 }
 
+/// Renders packets lost per start, rekey and restart as a Markdown table, one line per pair.
+pub fn summary(rows: &[Row]) -> String {
+    let pairs: BTreeSet<&str> = rows.iter().map(|row| row.pair.as_str()).collect();
+    let mut out = String::from(
+        "| pair | start, both initiate, 10 pkt/s (B) | start, both initiate, 1,000 pkt/s (E) | rekey (A, C, D) | \
+         restart under 100 pkt/s (F) | restart, silent end (G) |\n|---|---|---|---|---|---|\n",
+    );
+    for pair in pairs {
+        let cell = |scenarios: &str, wanted: fn(&Row) -> bool, field: fn(&Row) -> u32| {
+            let of_scenario = |row: &&Row| row.scenario.starts_with(|letter| scenarios.contains(letter));
+            let values: Vec<u32> =
+                rows.iter().filter(|row| row.pair == pair && wanted(row)).filter(of_scenario).map(field).collect();
+            let Some(max) = values.iter().max() else { return "-".to_owned() };
+            let mean = f64::from(values.iter().sum::<u32>()) / values.len() as f64;
+            format!("{} (max {max})", (mean * 10.0).round() / 10.0)
+        };
+        let all = |_: &Row| true;
+        let cells = [
+            cell("B", all, |row| row.lost),
+            cell("E", all, |row| row.lost),
+            cell("ACD", all, |row| row.lost_rekey),
+            // A run that was deaf before the restart says nothing of the restart.
+            cell("F", |row| row.lost_other == 0, |row| row.lost_rekey),
+            cell("G", all, |row| row.lost),
+        ];
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "| {pair} | {} |", cells.join(" | "));
+    }
+    out
+}
+
 /// Writes a run as one time-ordered text: handshakes, refused messages, session changes, losses.
 pub fn trace(a: &Log, b: &Log, wire: &[Seen]) -> String {
     let mut lines: Vec<(f64, String)> = Vec::new();
@@ -300,6 +331,19 @@ mod tests {
         assert_eq!(row.silence_ms, 95.0);
         assert_eq!(row.slowest_ms, 700.0);
         assert_eq!(row.lost, 1);
+    }
+
+    #[test]
+    fn a_summary_counts_each_scenario_in_its_column() {
+        let row = |scenario: &str, lost: u32, rekey: u32| {
+            let empty = log(&[], &[]);
+            let row = Row::new("p", scenario, &empty, &empty, &[], 1.0);
+            Row { lost, lost_rekey: rekey, ..row }
+        };
+        let deaf = Row { lost_other: 1, ..row("F 5 ms", 99, 99) };
+        let rows = [row("B 0 ms", 1, 0), row("B 5 ms", 2, 0), row("A 5 ms", 9, 4), row("F 5 ms", 7, 3), deaf];
+        let text = summary(&rows);
+        assert!(text.ends_with("| p | 1.5 (max 2) | - | 4 (max 4) | 3 (max 3) | - |\n"), "{text}");
     }
 
     #[test]
