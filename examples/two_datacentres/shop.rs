@@ -39,7 +39,7 @@ impl<'a> Shop<'a> {
 
     /// Starts a server on each of the two hosts, and makes each the other's master.
     pub fn open(stage: &'a Stage, mesh: &Mesh<'_>, left: &str, right: &str) -> Result<Self> {
-        stage.scene(&format!("A database in each datacentre, each the other's master"));
+        stage.scene("A database in each datacentre, each the other's master");
         let (at_left, at_right) = (mesh.overlay(left)?, mesh.overlay(right)?);
         let start = |host: &str, id, address: std::net::Ipv4Addr| {
             Mariadb::start(mesh.host(host), Options::master(id, address.into()))
