@@ -118,12 +118,15 @@ impl<'a> Shop<'a> {
             let rows = side.database.sql(query)?;
             let rows: Vec<String> = rows.lines().map(|row| row.replace('\t', " ")).collect();
             let connects = side.database.slave_connects();
-            let times = if connects == 1 { "once and never again".to_owned() } else { format!("{connects} times") };
+            let times = if connects == 1 { "once, never again".to_owned() } else { format!("{connects} times") };
             self.stage.say(&format!("  {:<7}  rows written in {}; connected {times}", side.host, rows.join(", in ")));
         }
         let [left, right] = self.sides.each_ref().map(|side| side.database.sql("CHECKSUM TABLE shop.orders"));
         let (left, right) = (left?, right?);
-        self.stage.say(if left == right { "  Both tables are the same." } else { "  THE TABLES DIFFER." });
+        if left != right {
+            return Err(Error::failed(format!("the two tables differ: {left}{right}")));
+        }
+        self.stage.say("  Both tables are the same.");
         Ok(())
     }
 }
