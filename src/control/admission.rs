@@ -393,7 +393,8 @@ impl Engine {
     fn renewed_certificate(&self, node: NodeId, wall: UnixTime) -> Option<SignedCertificate> {
         let authority = self.own.authority.as_ref()?;
         let old = self.membership.get(node)?.certificate();
-        let at = wall.max(self.membership.floor());
+        // Of two certificates of one second and serial neither is the newer, and the renewed one would not be taken.
+        let at = wall.max(self.membership.floor()).max(old.issued + Duration::from_secs(1));
         let term = Term::online(at);
         if term.not_after <= old.not_after {
             return None;
@@ -501,6 +502,17 @@ mod tests {
         let renewed = node.certificate().certificate();
         assert_eq!((renewed.issued, renewed.not_after), (later, later + Term::ONLINE));
         assert_eq!(renewed.admission(), admission(2), "nothing but the term changes");
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_the_very_second_it_was_issued() {
+        let mut signer = engine(1, true, None);
+        let mut node = engine_until(2, false, Some(1), &Term::lasting(NOW, Duration::from_secs(86_400)));
+        let now = Instant::from_millis(10);
+        meet(&mut signer, &mut node, now);
+        node.renew(now, NOW).expect("an authority node answers");
+        talk(&mut signer, &mut node, now, NOW);
+        assert_eq!(node.certificate().certificate().issued, NOW + Duration::from_secs(1));
     }
 
     #[test]
