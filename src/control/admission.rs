@@ -118,7 +118,7 @@ impl Engine {
         let introduced = peer.introduced_at().is_some_and(|at| now.saturating_since(at) < INTRODUCED_LATELY);
         if opened.answer_wanted && !introduced {
             // It knows only our key, or its clock keeps it from starting a handshake itself: tell it who we are and start
-            // one. Our introduction is no longer than its own, and it has proved who it is.
+            // one. It has proved who it is, and no introduction is longer than one that wants an answer.
             self.introduce(key, source, false, now, wall);
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.contact.start(now);

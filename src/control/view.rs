@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::Engine;
 use super::probe::LinkState;
 use super::routing::Collision;
+use super::{Engine, FEATURE_RENEWS};
 use crate::identity::{NodeId, NodeName, Tag};
 use crate::time::{Instant, UnixTime};
 
@@ -67,7 +67,7 @@ pub struct PeerView {
     pub certificate_not_after: UnixTime,
     /// When it signed its newest record.
     pub record_issued: Option<UnixTime>,
-    /// Whether it may sign certificates.
+    /// Whether it says that it renews certificates.
     pub is_authority: bool,
 }
 
@@ -109,7 +109,7 @@ impl Engine {
             smoothed_rtt: peer.prober.smoothed_rtt(),
             certificate_not_after: certificate.not_after,
             record_issued: member.record.as_ref().map(|record| record.record().issued),
-            is_authority: certificate.permissions.authority,
+            is_authority: member.record.as_ref().is_some_and(|record| record.record().features & FEATURE_RENEWS != 0),
         })
     }
 }

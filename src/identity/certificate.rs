@@ -79,7 +79,8 @@ pub struct Certificate {
     delegation: Option<ByteVec>,
 }
 
-/// What a node may do beyond being reached.
+/// What a node may do beyond being reached. Written and kept, but not asked for yet: whoever holds the authority's key renews,
+/// and there are no relays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// It may answer joins and renewals (with the authority's key, or under delegations).

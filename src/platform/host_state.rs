@@ -8,8 +8,8 @@ use std::net::IpAddr;
 /// The protocol number that marks our routes and addresses, so that cleaning up finds exactly ours.
 ///
 /// Above 4 the kernel does not interpret it. 77 (an ASCII `M`) is free in iproute2's `rt_protos` (0–18, 42, 99,
-/// 186–192), in FRR (191–198) and with the other network daemons met on servers (Calico 80, OVN 84). A host that runs
-/// two meshes gives each its own number.
+/// 186–192), in FRR (191–198) and with the other network daemons met on servers (Calico 80, OVN 84). A daemon
+/// takes all routes with the number for its own, so two meshes on one host need a network namespace each.
 pub const ROUTE_PROTOCOL: u8 = 77;
 
 /// The metric of routes through the TUN: worse than what an administrator adds by hand (0; 1,024 for IPv6 is the

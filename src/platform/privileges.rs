@@ -1,4 +1,4 @@
-//! Giving up what the daemon does not need, once everything is open.
+//! Giving up what the daemon does not need, before it does anything else.
 
 use nix::errno::Errno;
 use nix::sys::prctl;

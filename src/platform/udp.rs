@@ -84,7 +84,7 @@ pub struct UdpOptions {
     pub only_v6: bool,
 }
 
-/// What the kernel granted, for the log and `meshctl doctor`.
+/// What the kernel granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpGranted {
     /// Receive buffer in payload bytes.

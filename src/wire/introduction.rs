@@ -1,7 +1,8 @@
 //! Introductions: how a node makes itself known to another that does not have its certificate yet.
 //!
-//! The receiver answers with a WireGuard handshake (148 bytes, never more than it was sent) or not at all.
-//! `docs/protocol.md` §3 has the bytes.
+//! The receiver answers with a WireGuard handshake (148 bytes), with an introduction of its own where the sender wants one, or not
+//! at all; never with more than it was sent, so that a replayed introduction makes no flood at a forged address. One that wants an
+//! answer has the full length for that reason. `docs/protocol.md` §3 has the bytes.
 
 use blake2::{Blake2s256, Digest};
 use minicbor::{Decode, Encode};
@@ -15,7 +16,7 @@ use crate::time::UnixTime;
 
 /// The first byte of an introduction.
 pub const TYPE: u8 = 0x10;
-/// The shortest: longer than WireGuard's handshake initiation, which is the only answer.
+/// The shortest: longer than WireGuard's handshake initiation, which is the only answer to one that wants no introduction.
 pub const SHORTEST: usize = 256;
 /// The longest: what fits an IPv6 path of the least MTU (1,280 − 40 − 8, RFC 8200 §5) unfragmented.
 pub const LONGEST: usize = 1232;
@@ -63,8 +64,8 @@ pub fn check_mac(me: &WireguardKey, datagram: &[u8]) -> bool {
 
 /// Makes an introduction of this node (its certificate, record and signing secret) to the node with key `to`.
 ///
-/// A record that would not fit is left out: it follows through the tunnel. Returns nothing where `to` is no usable
-/// key, which checked keys always are.
+/// A record that would not fit is left out: it follows through the tunnel. One that wants an answer is padded to
+/// [`LONGEST`]. Returns nothing where `to` is no usable key, which checked keys always are.
 pub fn seal(
     to: &WireguardKey,
     certificate: &SignedCertificate,
@@ -85,7 +86,11 @@ pub fn seal(
     };
     let whole = content(record)?;
     let fits = whole.len() + sealed::OVERHEAD <= LONGEST;
-    channel.seal(&FORMAT, if fits { whole } else { content(None)? })
+    let mut content = if fits { whole } else { content(None)? };
+    if answer_wanted && content.len() + sealed::OVERHEAD < LONGEST {
+        content.resize(LONGEST - sealed::OVERHEAD, 0);
+    }
+    channel.seal(&FORMAT, content)
 }
 
 /// Opens an introduction: length, mac, seal, certificate, signature, record, in this order, each before the next costs
@@ -116,7 +121,9 @@ pub fn open(
     }
     let record = content.record.map(|bytes| SignedRecord::verify(bytes, certificate.certificate()));
     let record = record.transpose().map_err(|_| DropReason::Malformed)?;
-    Ok(Introduction { certificate, record, sent, answer_wanted: content.answer_wanted })
+    // A shorter one may want what it likes: the answer could be longer than it is.
+    let answer_wanted = content.answer_wanted && datagram.len() == LONGEST;
+    Ok(Introduction { certificate, record, sent, answer_wanted })
 }
 
 /// What the sender signs: for this receiver, this datagram and this time only.
@@ -167,6 +174,22 @@ mod tests {
         assert_eq!(introduction.record, Some(record(1, 2)));
         assert_eq!(introduction.sent, NOW);
         assert!(!introduction.answer_wanted);
+    }
+
+    #[test]
+    fn only_one_of_full_length_is_answered() {
+        let (to, own) = (keys(2).public().wireguard, keys(1));
+        let asking = seal(&to, &certificate(1), None, &own.signing, NOW, true, &mut rng(1)).unwrap();
+        assert_eq!(asking.len(), LONGEST);
+        assert!(opened(2, NOW, &asking).unwrap().answer_wanted);
+        // The same without its padding, made by a sender that keeps to no rule.
+        let keys_2 = keys(2);
+        let (_, content) = sealed::open(&FORMAT, &Recipient::new(&keys_2.wireguard), &asking).ok().unwrap();
+        let end = content.len() - content.iter().rev().take_while(|byte| **byte == 0).count();
+        let channel = Channel::to(&to, &mut rng(1)).unwrap();
+        let short = channel.seal(&FORMAT, Zeroizing::new(content[..end].to_vec())).unwrap();
+        assert!(short.len() < LONGEST);
+        assert!(!opened(2, NOW, &short).unwrap().answer_wanted);
     }
 
     #[test]
