@@ -2,6 +2,7 @@
 //!
 //! [`Instant`] orders events on one host and never steps; [`UnixTime`] is the wall clock and enters only where a
 //! protocol needs it (certificates, records, WireGuard's TAI64N marks). Both come from `platform::clock`.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};

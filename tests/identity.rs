@@ -355,42 +355,6 @@ fn a_delegation_must_itself_be_an_authoritys() {
 }
 
 #[test]
-fn revocation_is_by_node_and_by_keys_and_for_good() {
-    let mut revocations = Revocations::default();
-    assert!(revocations.insert(revocation(1)));
-    assert!(!revocations.insert(revocation(1)), "nothing new");
-    let issue = |admission: &Admission, keys: PublicKeys| {
-        authority().issue(admission, &keys, &Term::offline(NOW + 5 * DAY)).unwrap().certificate().clone()
-    };
-    let (one, two) = (keys(1).public(), keys(2).public());
-    let newer = Admission { serial: 99, ..admission(1) };
-    let other = Admission { node: NodeId::from_bytes([9; 16]), ..admission(1) };
-    assert!(revocations.refuses(certificate(1).certificate()));
-    assert!(revocations.refuses(&issue(&newer, two)), "the node under new keys and a higher serial");
-    assert!(revocations.refuses(&issue(&other, PublicKeys { wireguard: one.wireguard, ..two })), "its tunnel key");
-    assert!(revocations.refuses(&issue(&other, PublicKeys { verifying: one.verifying, ..two })), "its signing key");
-    assert!(!revocations.refuses(&issue(&other, two)), "its name belongs to nobody");
-    // A second revocation, older by its date and with other keys, adds to the first and takes nothing back.
-    let older =
-        Revocation { wireguard_key: keys(3).public().wireguard, at: NOW - DAY, ..revocation(1).revocation().clone() };
-    assert!(revocations.insert(authority().revoke(&older).unwrap()));
-    assert!(revocations.refuses_key(&one.wireguard) && revocations.refuses_key(&keys(3).public().wireguard));
-    assert_eq!(revocations.len(), 2);
-}
-
-#[test]
-fn what_a_revoked_member_let_in_can_be_told() {
-    let issued = delegation(&admission(2))
-        .issue(&admission(2), &keys(2).public(), &Term::offline(NOW), &anchor(), &keys(1).signing)
-        .unwrap();
-    let mut revocations = Revocations::default();
-    revocations.insert(revocation(1));
-    assert!(revocations.refuses_issuer(&issued));
-    assert!(!revocations.refuses(issued.certificate()));
-    assert!(!revocations.refuses_issuer(&certificate(2)));
-}
-
-#[test]
 fn the_longest_revocation_fits() {
     let longest = Revocation {
         name: "n".repeat(63).parse().unwrap(),

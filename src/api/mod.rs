@@ -19,6 +19,7 @@
 //! | `POST /v1/renew` | [`Renewed`] | writers |
 //!
 //! Errors are [`ApiError`] with a matching HTTP status.
+#![forbid(unsafe_code)]
 
 pub mod access;
 pub mod backend;

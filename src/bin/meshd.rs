@@ -1,4 +1,5 @@
 //! The daemon.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! The arguments of both binaries, and everything `meshctl` does: one file per command.
+#![forbid(unsafe_code)]
 
 pub mod args;
 mod authority;

@@ -201,11 +201,9 @@ impl Engine {
                     self.send(node, &ControlMessage::Items(Items { revocations, ..Items::default() }));
                 }
                 self.drop_former(Departure::Revoked);
-                let subjects: Vec<NodeId> = self.membership.revocations().map(|(node, _)| node).collect();
-                for node in subjects {
-                    if self.membership.revocation(node).is_some_and(|revocation| revocation.bytes() == bytes) {
-                        self.spread(Object::Revocation(node), from, now);
-                    }
+                let subject = self.membership.revocations().find(|(_, revocation)| revocation.bytes() == bytes);
+                if let Some((node, _)) = subject {
+                    self.spread(Object::Revocation(node), from, now);
                 }
                 self.output(Output::Routing);
                 self.output(Output::Persist(Persist::Revocation));
@@ -287,5 +285,55 @@ impl Engine {
         if let Some(again) = again {
             self.timers.set_earlier(TimerName::Flush, again);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{OwnNode, SessionEvent, Settings};
+    use crate::identity::testing::{NOW, admission, authority, certificate, keys};
+    use crate::identity::{Admission, InviteBook, Term};
+    use crate::wire::control::{BUCKETS, Digest};
+
+    /// A digest costs its sender 200 bytes, and the summaries of a whole mesh can be the answer.
+    #[test]
+    fn digests_are_answered_within_a_budget() {
+        let anchor = authority().anchor().clone();
+        let own = OwnNode {
+            keys: keys(1),
+            certificate: certificate(1),
+            anchor,
+            authority: None,
+            invites: InviteBook::default(),
+        };
+        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints: vec![], bootstrap: vec![] };
+        let now = Instant::ZERO;
+        let mut engine = Engine::new(own, settings, None, [9; 32], now, NOW);
+        for number in 2..60 {
+            let admission = Admission { prefixes: vec![], ..admission(number) };
+            let signed = authority().issue(&admission, &keys(number).public(), &Term::offline(NOW)).unwrap();
+            engine.accept_certificate(signed.bytes(), now, NOW).unwrap();
+        }
+        let peer = NodeId::from_bytes([2; 16]);
+        let endpoint = ([192, 0, 2, 2], 7655).into();
+        engine.handle_session(peer, SessionEvent::Established { endpoint }, now);
+        while engine.poll_output().is_some() {}
+        let digest = ControlMessage::Digest(Digest { buckets: vec![7; BUCKETS], revocations: 7 }).encode();
+        let arrival = Arrival { peer, stamped: now, read: now };
+        let (mut taken, mut sent) = (0, 0);
+        while engine.handle_message(arrival, &digest, now, NOW).is_ok() {
+            taken += 1;
+            while let Some(output) = engine.poll_output() {
+                if let Output::Message { bytes, .. } = output {
+                    sent += bytes.len();
+                }
+            }
+        }
+        assert!(taken > 500, "{taken} digests are read");
+        assert!((200_000..=256 * 1024).contains(&sent), "{sent} bytes in answer");
+        let later = now + Duration::from_secs(1);
+        assert!(engine.handle_message(arrival, &digest, later, NOW).is_ok());
+        assert!(engine.poll_output().is_some(), "the budget comes back");
     }
 }

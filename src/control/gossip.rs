@@ -46,7 +46,8 @@ const BURST_BYTES: f64 = 256.0 * 1024.0;
 /// What waits to be sent to one peer.
 #[derive(Debug, Default)]
 struct Outbox {
-    revocations: BTreeSet<NodeId>,
+    /// With how many of the node's revocations were sent already.
+    revocations: BTreeMap<NodeId, usize>,
     certificates: BTreeSet<NodeId>,
     records: BTreeSet<NodeId>,
 }
@@ -131,10 +132,11 @@ impl Gossip {
     /// Puts an object into a peer's outbox.
     pub fn push(&mut self, peer: NodeId, object: Object) {
         if let Some(exchange) = self.peers.get_mut(&peer) {
+            let outbox = &mut exchange.outbox;
             match object {
-                Object::Certificate(node) => exchange.outbox.certificates.insert(node),
-                Object::Record(node) => exchange.outbox.records.insert(node),
-                Object::Revocation(node) => exchange.outbox.revocations.insert(node),
+                Object::Certificate(node) => outbox.certificates.insert(node),
+                Object::Record(node) => outbox.records.insert(node),
+                Object::Revocation(node) => outbox.revocations.insert(node, 0).is_none(),
             };
         }
     }
@@ -174,14 +176,15 @@ impl Outbox {
             size += if fits { len } else { 0 };
             fits
         };
-        while let Some(node) = self.revocations.first().copied() {
-            if let Some(revocation) = membership.revocation(node) {
+        while let Some(mut entry) = self.revocations.first_entry() {
+            while let Some(revocation) = membership.revocations_of(*entry.key()).get(*entry.get()) {
                 if !fits(revocation.bytes().len() + 3) {
                     return (items, size);
                 }
                 items.revocations.push(ByteVec::from(revocation.bytes().to_vec()));
+                *entry.get_mut() += 1;
             }
-            self.revocations.pop_first();
+            entry.remove();
         }
         while let Some(node) = self.certificates.first().copied() {
             if let Some(member) = membership.get(node) {
@@ -233,7 +236,7 @@ fn summarise(membership: &Membership, bucket: usize) -> Vec<ControlMessage> {
 }
 
 fn summarise_revocations(membership: &Membership) -> Vec<ControlMessage> {
-    let nodes: Vec<NodeId> = membership.revocations().map(|(node, _)| node).collect();
+    let nodes: Vec<NodeId> = membership.revoked_nodes().collect();
     let (first, last) = (NodeId::from_bytes([0; 16]), NodeId::from_bytes([0xff; 16]));
     split(&nodes, SUMMARY_REVOCATIONS, first, last, |node| *node.as_bytes())
         .into_iter()
@@ -320,8 +323,7 @@ pub fn answer_revocations(membership: &Membership, summary: &RevocationSummary) 
     let listed: BTreeSet<NodeId> =
         summary.nodes.iter().filter_map(node_id).filter(|node| (from..=to).contains(node)).collect();
     let push = membership
-        .revocations()
-        .map(|(node, _)| node)
+        .revoked_nodes()
         .filter(|node| (from..=to).contains(node) && !listed.contains(node))
         .map(Object::Revocation)
         .collect();
@@ -356,4 +358,223 @@ pub fn answer_want(membership: &Membership, want: &Want) -> Vec<Object> {
         }
     }
     objects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::membership::Merge;
+    use crate::identity::testing::{NOW, admission, authority, certificate, keys, record};
+    use crate::identity::{Admission, Record, Revocation, SignedRecord, Term};
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::sync::LazyLock;
+
+    const PEER: [NodeId; 2] = [NodeId::from_bytes([0xfe; 16]), NodeId::from_bytes([0xff; 16])];
+
+    /// A node's objects, spread over all buckets: certificate, record, revocation.
+    static NODES: LazyLock<Vec<[Vec<u8>; 3]>> = LazyLock::new(|| {
+        (1..=60_u8)
+            .map(|number| {
+                let node = NodeId::from_bytes([number.wrapping_mul(67); 16]);
+                let admission = Admission { node, prefixes: vec![], ..admission(number) };
+                let signed = authority().issue(&admission, &keys(number).public(), &Term::offline(NOW)).unwrap();
+                let record = Record { node, ..record(number, 1).record().clone() };
+                let record = SignedRecord::sign(&record, &keys(number).signing).unwrap();
+                let revoked = authority().revoke(&Revocation::of(signed.certificate(), NOW)).unwrap();
+                [signed.bytes().to_vec(), record.bytes().to_vec(), revoked.bytes().to_vec()]
+            })
+            .collect()
+    });
+
+    fn membership() -> Membership {
+        Membership::new(authority().anchor().clone())
+    }
+
+    /// A membership of some nodes: 1 has the certificate, 2 the record too, 3 the revocation.
+    fn of(states: &[u8]) -> Membership {
+        let mut held = membership();
+        for (state, [certificate, record, revocation]) in states.iter().zip(NODES.iter()) {
+            if matches!(state, 1 | 2) {
+                held.merge_certificate(certificate, NOW);
+            }
+            if *state == 2 {
+                take_record(&mut held, record);
+            }
+            if *state == 3 {
+                held.merge_revocation(revocation);
+            }
+        }
+        held
+    }
+
+    fn take_record(held: &mut Membership, bytes: &[u8]) -> Merge {
+        held.merge_record(SignedRecord::peek_node(bytes).unwrap(), bytes)
+    }
+
+    /// Lets two memberships talk from one digest of the first on; returns the number of messages and their bytes.
+    fn talk(held: &mut [Membership; 2]) -> (usize, usize) {
+        let mut gossip = [Gossip::default(), Gossip::default()];
+        let mut now = Instant::ZERO;
+        (0..2).for_each(|side| gossip[side].add(PEER[1 - side], now));
+        let mut wire = VecDeque::from([(1, ControlMessage::Digest(held[0].digest()).encode())]);
+        let (mut messages, mut bytes) = (0, 0);
+        loop {
+            while let Some((to, message)) = wire.pop_front() {
+                assert!(message.len() <= MAX_MESSAGE, "{} bytes", message.len());
+                (messages, bytes) = (messages + 1, bytes + message.len());
+                let (push, answers) = match ControlMessage::decode(&message).expect("ours") {
+                    ControlMessage::Digest(digest) => (vec![], answer_digest(&held[to], &digest)),
+                    ControlMessage::Summary(summary) => answer_summary(&held[to], &summary),
+                    ControlMessage::RevocationSummary(summary) => answer_revocations(&held[to], &summary),
+                    ControlMessage::Want(want) => (answer_want(&held[to], &want), vec![]),
+                    ControlMessage::Items(items) => {
+                        for bytes in &items.revocations {
+                            held[to].merge_revocation(bytes);
+                        }
+                        for bytes in &items.certificates {
+                            held[to].merge_certificate(bytes, NOW);
+                        }
+                        items
+                            .records
+                            .iter()
+                            .for_each(|bytes| assert_ne!(take_record(&mut held[to], bytes), Merge::Known));
+                        (vec![], vec![])
+                    }
+                    other => panic!("{other:?} is no gossip"),
+                };
+                push.into_iter().for_each(|object| gossip[to].push(PEER[1 - to], object));
+                wire.extend(answers.into_iter().map(|answer| (1 - to, answer.encode())));
+            }
+            let mut again: Option<Instant> = None;
+            for side in 0..2 {
+                let (sent, at) = gossip[side].flush(&held[side], now);
+                wire.extend(sent.into_iter().map(|(_, message)| (1 - side, message.encode())));
+                again = again.into_iter().chain(at).min();
+            }
+            match (wire.is_empty(), again) {
+                (true, None) => return (messages, bytes),
+                (true, Some(at)) => now = at,
+                _ => {}
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// One exchange is enough, and costs what differs, not what is known.
+        #[test]
+        fn two_memberships_converge_in_a_bounded_exchange(
+            mine in proptest::collection::vec(0..4_u8, 60),
+            theirs in proptest::collection::vec(0..4_u8, 60),
+        ) {
+            let mut held = [of(&mine), of(&theirs)];
+            let (messages, bytes) = talk(&mut held);
+            prop_assert_eq!(held[0].digest(), held[1].digest());
+            let ids = |held: &Membership| held.members().map(|(node, _)| node).collect::<Vec<_>>();
+            prop_assert_eq!(ids(&held[0]), ids(&held[1]));
+            let records = |held: &Membership| held.members().filter(|(_, member)| member.record.is_some()).count();
+            prop_assert_eq!(records(&held[0]), records(&held[1]));
+            // A digest, at most a summary and two wants for each bucket, the same once for the revocations, and the items.
+            let differ = mine.iter().zip(&theirs).filter(|(mine, theirs)| mine != theirs).count();
+            prop_assert!(messages <= 1 + 3 * (BUCKETS + 1) + 2 * differ, "{} messages for {}", messages, differ);
+            prop_assert!(bytes <= 200 + (BUCKETS + 1) * 100 + 60 * 50 + 60 * 40 + differ * 1200, "{} bytes", bytes);
+            prop_assert_eq!(talk(&mut held).0, 1, "equal digests need no answer");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_hears_everything() {
+        let mut held = [membership(), of(&[2; 60])];
+        talk(&mut held);
+        assert_eq!(held[0].len(), 60);
+        let mut held = [of(&[2; 60]), membership()];
+        talk(&mut held);
+        assert_eq!(held[1].len(), 60);
+    }
+
+    /// A member with the longest certificate and record, revoked as often as can be.
+    fn large(number: u8) -> [Vec<u8>; 2] {
+        let prefixes = (0..16).map(|i| format!("2001:db8:{i:x}::/48").parse().unwrap()).collect();
+        let tags = (10..23).map(|i| format!("{i}{}", "x".repeat(30)).parse().unwrap()).collect();
+        let admission = Admission { prefixes, tags, ..admission(number) };
+        let signed = authority().issue(&admission, &keys(number).public(), &Term::offline(NOW)).unwrap();
+        [signed.bytes().to_vec(), record(number, 16).bytes().to_vec()]
+    }
+
+    fn revoke_often(held: &mut Membership, number: u8) {
+        for key in 1..=crate::control::membership::MAX_REVOCATIONS_PER_NODE as u8 {
+            let keys = keys(key).public();
+            let name = "n".repeat(63).parse().unwrap();
+            let revocation = Revocation {
+                wireguard_key: keys.wireguard,
+                verifying_key: keys.verifying,
+                name,
+                ..Revocation::of(certificate(number).certificate(), NOW)
+            };
+            assert_eq!(held.merge_revocation(authority().revoke(&revocation).unwrap().bytes()).0, Merge::New);
+        }
+    }
+
+    #[test]
+    fn messages_stay_below_their_limit_and_every_object_is_sent_once() {
+        let mut held = membership();
+        revoke_often(&mut held, 200);
+        let mut gossip = Gossip::default();
+        gossip.add(PEER[0], Instant::ZERO);
+        gossip.push(PEER[0], Object::Revocation(NodeId::from_bytes([200; 16])));
+        gossip.push(PEER[0], Object::Revocation(NodeId::from_bytes([201; 16])));
+        for number in 20..40 {
+            let [certificate, record] = large(number);
+            assert_eq!(held.merge_certificate(&certificate, NOW).0, Merge::New);
+            assert_eq!(take_record(&mut held, &record), Merge::New);
+            for object in [Object::Certificate, Object::Record] {
+                gossip.push(PEER[0], object(NodeId::from_bytes([number; 16])));
+                gossip.push(PEER[0], object(NodeId::from_bytes([number; 16])));
+            }
+        }
+        let (messages, again) = gossip.flush(&held, Instant::ZERO);
+        assert_eq!(again, None);
+        let mut counts = [0; 3];
+        for (_, message) in messages {
+            assert!(message.encode().len() <= MAX_MESSAGE, "{}", message.encode().len());
+            let ControlMessage::Items(items) = message else { panic!("gossip sends items") };
+            let lists = [items.revocations.len(), items.certificates.len(), items.records.len()];
+            counts.iter_mut().zip(lists).for_each(|(count, more)| *count += more);
+        }
+        assert_eq!(counts, [8, 20, 20]);
+    }
+
+    #[test]
+    fn budgets_hold_in_both_directions() {
+        let held = of(&[2; 60]);
+        let mut gossip = Gossip::default();
+        let mut now = Instant::ZERO;
+        gossip.add(PEER[0], now);
+        assert!(!gossip.receive(PEER[1], 1, now), "nobody but a peer with a session");
+        assert!(!gossip.may_answer(PEER[1], now));
+        assert!(gossip.may_answer(PEER[0], now) && !gossip.may_answer(PEER[0], now), "one answer to many digests");
+        assert!(gossip.may_answer(PEER[0], now + ANSWER_PAUSE));
+        let (mut sent, second) = (0, Instant::from_millis(1_000));
+        // Someone who asks for everything again and again gets the burst and then its rate.
+        loop {
+            NODES.iter().for_each(|[certificate, ..]| {
+                let node = crate::identity::SignedCertificate::peek_node(certificate).unwrap();
+                gossip.push(PEER[0], Object::Certificate(node));
+            });
+            let (messages, again) = gossip.flush(&held, now);
+            sent += messages.iter().map(|(_, message)| message.encode().len()).sum::<usize>();
+            let next = again.unwrap_or(now);
+            assert!(again.is_none() || next > now, "it is told when to come back");
+            if next >= second {
+                break;
+            }
+            now = next;
+        }
+        assert!(sent as f64 <= BURST_BYTES + BYTES_PER_SECOND && sent as f64 > BURST_BYTES, "{sent} bytes");
+        let received = (0..10_000).filter(|_| gossip.receive(PEER[0], 1_000, now)).count() as f64 * 1_000.0;
+        assert!((BURST_BYTES - 1_000.0..=BURST_BYTES).contains(&received), "{received} bytes");
+        assert!(gossip.receive(PEER[0], 1_000, now + Duration::from_secs(1)), "the budget comes back");
+    }
 }

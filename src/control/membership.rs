@@ -1,8 +1,9 @@
 //! Who belongs to the mesh: certificates, records and revocations, and how a newer one replaces an older one.
 //!
-//! Merging is commutative and idempotent: whatever the order in which two nodes hear the same objects, they end with the same
-//! membership. A node can speak only for itself (records carry its own signature), only the authority admits and revokes, and
-//! a revocation is never undone.
+//! Merging is commutative and idempotent: whatever the order in which two nodes hear the same objects, and however often, they
+//! end with the same membership. (An object that another one had to precede, such as a record before its certificate, is
+//! refused and asked for again.) A node can speak only for itself (records carry its own signature), only the authority admits
+//! and revokes, and a revocation is never undone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,8 +20,10 @@ use crate::wire::control::{BUCKETS, Digest, SummaryEntry};
 /// Members at most, ourselves included: four times the largest mesh we plan for, and a bound on what a stolen authority key
 /// can make us hold (some 4 MiB).
 pub const MAX_MEMBERS: usize = 4096;
-/// Revocations at most. Full means refused, and a problem in the status: the authority is then re-made.
+/// Revoked nodes at most. Full means refused, and a problem in the status: the authority is then re-made.
 pub const MAX_REVOCATIONS: usize = 16_384;
+/// Revocations of one node at most: its keys may have changed between two.
+pub const MAX_REVOCATIONS_PER_NODE: usize = 8;
 
 /// How long after its end a certificate still lets a standing link be: a renewal that failed over a weekend shows in the
 /// status for weeks before, and must not cut a database off at night.
@@ -83,7 +86,8 @@ pub struct Membership {
     anchor: TrustAnchor,
     members: BTreeMap<NodeId, Member>,
     by_key: BTreeMap<WireguardKey, NodeId>,
-    revocations: BTreeMap<NodeId, SignedRevocation>,
+    /// None of the lists is empty.
+    revocations: BTreeMap<NodeId, Vec<SignedRevocation>>,
     revoked_keys: BTreeMap<[u8; 32], NodeId>,
     buckets: [u64; BUCKETS],
     revocation_sum: u64,
@@ -152,14 +156,24 @@ impl Membership {
         self.members.is_empty()
     }
 
-    /// Returns the revocation of a node.
+    /// Returns the first revocation of a node.
     pub fn revocation(&self, node: NodeId) -> Option<&SignedRevocation> {
-        self.revocations.get(&node)
+        self.revocations_of(node).first()
+    }
+
+    /// All revocations of a node: more than one where it was revoked with several sets of keys.
+    pub fn revocations_of(&self, node: NodeId) -> &[SignedRevocation] {
+        self.revocations.get(&node).map_or(&[], Vec::as_slice)
     }
 
     /// All revocations in the order of node ids.
     pub fn revocations(&self) -> impl Iterator<Item = (NodeId, &SignedRevocation)> {
-        self.revocations.iter().map(|(node, revocation)| (*node, revocation))
+        self.revocations.iter().flat_map(|(node, list)| list.iter().map(|revocation| (*node, revocation)))
+    }
+
+    /// The nodes that are revoked, in the order of their ids.
+    pub fn revoked_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.revocations.keys().copied()
     }
 
     /// Whether the authority has revoked the subject of a certificate, by its id or by either of its keys.
@@ -207,28 +221,28 @@ impl Membership {
     pub fn merge_verified(&mut self, signed: SignedCertificate, wall: UnixTime) -> Merge {
         let certificate = signed.certificate();
         let node = certificate.node;
-        if self.is_revoked(certificate) {
-            return Merge::Refused(Refusal::Revoked);
+        if matches!(signed.issuer(), Issuer::Authority(_)) {
+            self.floor = self.floor.max(certificate.issued);
         }
-        // What a revoked member issued for an authority counts only where it was known before: a thief of its keys may still
-        // issue, but evicting those whom it admitted honestly is for the operator to decide.
-        if let Issuer::Delegate(key) = signed.issuer()
-            && self.revoked_keys.contains_key(key.as_bytes())
-            && !self.members.contains_key(&node)
-        {
+        if self.is_revoked(certificate) {
             return Merge::Refused(Refusal::Revoked);
         }
         let at = wall.max(self.floor);
         if signed.validity(at - EXPIRY_GRACE) == Validity::Expired {
             return Merge::Refused(Refusal::Expired);
         }
-        let version = version(certificate);
-        if self.members.get(&node).is_some_and(|old| version <= self::version(old.certificate())) {
+        if self.members.get(&node).is_some_and(|old| rank(&signed) <= rank(&old.certificate)) {
             return Merge::Known;
         }
+        // What a revoked member issued for an authority counts only where exactly this was known before: a thief of its keys
+        // may still issue, but evicting those whom it admitted honestly is for the operator to decide.
+        if let Issuer::Delegate(key) = signed.issuer()
+            && self.revoked_keys.contains_key(key.as_bytes())
+        {
+            return Merge::Refused(Refusal::Revoked);
+        }
         if let Some(holder) = self.by_key.get(&certificate.wireguard_key).copied().filter(|holder| *holder != node) {
-            let newer = self.members.get(&holder).is_some_and(|old| version > self::version(old.certificate()));
-            if !newer {
+            if self.members.get(&holder).is_some_and(|old| rank(&signed) <= rank(&old.certificate)) {
                 return Merge::Refused(Refusal::KeyInUse);
             }
             self.remove(holder);
@@ -236,9 +250,6 @@ impl Membership {
         let known = self.members.contains_key(&node);
         if !known && self.members.len() >= MAX_MEMBERS {
             return Merge::Refused(Refusal::Full);
-        }
-        if matches!(signed.issuer(), Issuer::Authority(_)) {
-            self.floor = self.floor.max(certificate.issued);
         }
         // A record stays only where the new certificate's key still vouches for it.
         let record = self
@@ -273,23 +284,31 @@ impl Membership {
     }
 
     /// Takes a revocation; the member it names is gone afterwards, and so is every member that holds one of its keys.
+    ///
+    /// A second revocation of a node adds the keys it names, whatever its date, and takes nothing back.
     pub fn merge_revocation(&mut self, bytes: &[u8]) -> (Merge, Vec<NodeId>) {
         let Ok(signed) = SignedRevocation::verify(bytes, &self.anchor) else {
             return (Merge::Refused(Refusal::Invalid), Vec::new());
         };
         let revocation = signed.revocation();
         let node = revocation.node;
-        if self.revocations.contains_key(&node) {
+        self.floor = self.floor.max(revocation.at);
+        let keys = [*revocation.wireguard_key.as_bytes(), *revocation.verifying_key.as_bytes()];
+        let held = self.revocations_of(node).len();
+        if held > 0 && keys.iter().all(|key| self.revoked_keys.contains_key(key)) {
             return (Merge::Known, Vec::new());
         }
-        if self.revocations.len() >= MAX_REVOCATIONS {
+        let full = held == 0 && self.revocations.len() >= MAX_REVOCATIONS;
+        if full || held >= MAX_REVOCATIONS_PER_NODE {
             return (Merge::Refused(Refusal::Full), Vec::new());
         }
-        self.floor = self.floor.max(revocation.at);
-        self.revoked_keys.insert(*revocation.wireguard_key.as_bytes(), node);
-        self.revoked_keys.insert(*revocation.verifying_key.as_bytes(), node);
-        self.revocation_sum = self.revocation_sum.wrapping_add(sum(node.as_bytes(), &[]));
-        self.revocations.insert(node, signed);
+        for key in keys {
+            self.revoked_keys.insert(key, node);
+        }
+        if held == 0 {
+            self.revocation_sum = self.revocation_sum.wrapping_add(sum(node.as_bytes(), &[]));
+        }
+        self.revocations.entry(node).or_default().push(signed);
         let gone: Vec<NodeId> = self
             .members
             .iter()
@@ -352,9 +371,11 @@ pub fn bucket_range(bucket: usize) -> (NodeId, NodeId) {
     (NodeId::from_bytes(from), NodeId::from_bytes(to))
 }
 
-/// What orders two certificates of one node: the time of issue, then the serial.
-fn version(certificate: &Certificate) -> (UnixTime, u64) {
-    (certificate.issued, certificate.serial)
+/// What orders two certificates of one node, or of one key: the time of issue, then the serial. The rest only decides between
+/// two that an authority gave in one second (two copies of it, that is), so that every node decides alike.
+fn rank(signed: &SignedCertificate) -> (UnixTime, u64, NodeId, &[u8]) {
+    let certificate = signed.certificate();
+    (certificate.issued, certificate.serial, certificate.node, signed.bytes())
 }
 
 /// A line's share of a digest. A cryptographic hash, so that no member can find a second record of its own that hides the first.
@@ -368,4 +389,351 @@ fn sum(node: &[u8; 16], fields: &[u64]) -> u64 {
     let mut first = [0u8; 8];
     first.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{NOW, admission, authority, certificate, keys, record};
+    use crate::identity::{Admission, DelegationTerms, Record, Revocation, SignedDelegation, Term};
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn membership() -> Membership {
+        Membership::new(authority().anchor().clone())
+    }
+
+    /// A certificate of node `number` with a key pair each by its number, `days` after the start.
+    fn issue(number: u8, wireguard: u8, verifying: u8, days: u32, serial: u64) -> SignedCertificate {
+        let keys =
+            PublicKeys { wireguard: keys(wireguard).public().wireguard, verifying: keys(verifying).public().verifying };
+        let admission = Admission { serial, prefixes: vec![], ..admission(number) };
+        authority().issue(&admission, &keys, &Term::offline(NOW + DAY * days)).unwrap()
+    }
+
+    fn delegation(admission: &Admission, delegate: u8) -> SignedDelegation {
+        let delegate = keys(delegate).public().verifying;
+        let terms = DelegationTerms { delegate, now: NOW, window: 10 * DAY, certificate: 100 * DAY };
+        authority().delegate(admission, &terms).unwrap()
+    }
+
+    /// A certificate of node `number` that node `delegate` issued for the authority, `days` after the start.
+    fn delegated(number: u8, key: u8, delegate: u8, days: u32) -> SignedCertificate {
+        let admission = Admission { prefixes: vec![], ..admission(number) };
+        let term = Term::offline(NOW + DAY * days);
+        delegation(&admission, delegate)
+            .issue(&admission, &keys(key).public(), &term, authority().anchor(), &keys(delegate).signing)
+            .unwrap()
+    }
+
+    fn revocation(number: u8, wireguard: u8, verifying: u8, at: UnixTime) -> Vec<u8> {
+        let revocation = Revocation {
+            wireguard_key: keys(wireguard).public().wireguard,
+            verifying_key: keys(verifying).public().verifying,
+            ..Revocation::of(certificate(number).certificate(), at)
+        };
+        authority().revoke(&revocation).unwrap().bytes().to_vec()
+    }
+
+    fn signed_record(number: u8, key: u8, sequence: u64) -> Vec<u8> {
+        let record = Record { sequence, issued: NOW, expires: NOW + DAY, ..record(number, 1).record().clone() };
+        SignedRecord::sign(&record, &keys(key).signing).unwrap().bytes().to_vec()
+    }
+
+    fn take(membership: &mut Membership, signed: &SignedCertificate) -> Merge {
+        membership.merge_certificate(signed.bytes(), NOW).0
+    }
+
+    #[test]
+    fn revocation_is_by_node_and_by_keys_and_for_good() {
+        let mut held = membership();
+        assert_eq!(take(&mut held, &issue(1, 1, 1, 0, 1)), Merge::New);
+        let first = revocation(1, 1, 1, NOW);
+        assert_eq!(held.merge_revocation(&first), (Merge::New, vec![NodeId::from_bytes([1; 16])]));
+        assert_eq!(held.merge_revocation(&first), (Merge::Known, vec![]));
+        let refused = Merge::Refused(Refusal::Revoked);
+        assert_eq!(take(&mut held, &issue(1, 1, 1, 0, 1)), refused, "an old copy");
+        assert_eq!(take(&mut held, &issue(1, 2, 2, 5, 99)), refused, "the node under new keys and a higher serial");
+        assert_eq!(take(&mut held, &issue(9, 1, 2, 5, 99)), refused, "its tunnel key under another id");
+        assert_eq!(take(&mut held, &issue(9, 2, 1, 5, 99)), refused, "its signing key under another id");
+        assert_eq!(held.merge_record(NodeId::from_bytes([1; 16]), &signed_record(1, 1, 9)), refused);
+        // A second revocation, older by its date and with other keys, adds to the first and takes nothing back.
+        assert_eq!(take(&mut held, &issue(8, 3, 8, 0, 1)), Merge::New, "its key is nobody's so far");
+        let (merge, gone) = held.merge_revocation(&revocation(1, 3, 1, NOW - DAY));
+        assert_eq!((merge, gone), (Merge::New, vec![NodeId::from_bytes([8; 16])]));
+        assert!(held.is_revoked_key(&keys(1).public()));
+        assert_eq!(take(&mut held, &issue(9, 3, 9, 5, 99)), refused);
+        assert_eq!(held.revocations_of(NodeId::from_bytes([1; 16])).len(), 2);
+        assert_eq!((held.revocations().count(), held.revoked_nodes().count()), (2, 1));
+        assert_eq!(take(&mut held, &issue(9, 9, 9, 0, 1)), Merge::New, "its name and address belong to nobody");
+    }
+
+    #[test]
+    fn what_a_revoked_delegate_issued_counts_only_where_it_was_known() {
+        let known = delegated(2, 2, 1, 0);
+        let mut held = membership();
+        assert_eq!(take(&mut held, &known), Merge::New);
+        assert_eq!(held.merge_revocation(&revocation(1, 1, 1, NOW)).0, Merge::New);
+        assert_eq!(held.get(NodeId::from_bytes([2; 16])).map(|member| &member.certificate), Some(&known));
+        assert_eq!(take(&mut held, &known), Merge::Known);
+        // A thief of the delegate's key issues again what it was allowed to issue once, with a key of its own.
+        let refused = Merge::Refused(Refusal::Revoked);
+        assert_eq!(take(&mut held, &delegated(2, 7, 1, 1)), refused);
+        assert_eq!(held.get(NodeId::from_bytes([2; 16])).map(|member| &member.certificate), Some(&known));
+        assert_eq!(take(&mut held, &delegated(3, 3, 1, 0)), refused);
+        assert_eq!(take(&mut held, &issue(2, 2, 2, 1, 7)), Merge::Updated, "the authority's own word replaces it");
+        let mut late = membership();
+        late.merge_revocation(&revocation(1, 1, 1, NOW));
+        assert_eq!(take(&mut late, &known), refused);
+    }
+
+    #[test]
+    fn the_newer_certificate_holds_a_key() {
+        let (old, new) = (issue(1, 5, 1, 0, 1), issue(2, 5, 2, 1, 2));
+        let mut held = membership();
+        assert_eq!(take(&mut held, &old), Merge::New);
+        assert_eq!(take(&mut held, &new), Merge::New);
+        assert_eq!(held.by_key(&keys(5).public().wireguard), Some(NodeId::from_bytes([2; 16])));
+        assert_eq!(held.get(NodeId::from_bytes([1; 16])).map(Member::sequence), None, "the older one is out");
+        assert_eq!(take(&mut held, &old), Merge::Refused(Refusal::KeyInUse));
+        // Given in one second with one serial, by two copies of the authority: every node decides alike.
+        let twins = [issue(3, 6, 3, 0, 1), issue(4, 6, 4, 0, 1)];
+        for order in [[0, 1], [1, 0]] {
+            let mut held = membership();
+            order.into_iter().for_each(|at| assert_ne!(take(&mut held, &twins[at]), Merge::Known));
+            assert_eq!(held.by_key(&keys(6).public().wireguard), Some(NodeId::from_bytes([4; 16])));
+        }
+    }
+
+    #[test]
+    fn a_record_needs_its_subject_and_the_key_that_is_certified() {
+        let node = NodeId::from_bytes([1; 16]);
+        let mut held = membership();
+        assert_eq!(held.merge_record(node, &signed_record(1, 1, 3)), Merge::Refused(Refusal::Unknown));
+        take(&mut held, &issue(1, 1, 1, 0, 1));
+        assert_eq!(held.merge_record(node, &signed_record(1, 2, 3)), Merge::Refused(Refusal::Invalid), "by another");
+        assert_eq!(held.merge_record(node, &signed_record(2, 1, 3)), Merge::Refused(Refusal::Invalid), "of another");
+        assert_eq!(held.merge_record(node, &signed_record(1, 1, 3)), Merge::New);
+        assert_eq!(held.merge_record(node, &signed_record(1, 1, 5)), Merge::Updated);
+        assert_eq!(held.merge_record(node, &signed_record(1, 1, 4)), Merge::Known, "an older one");
+        take(&mut held, &issue(1, 1, 1, 1, 1));
+        assert_eq!(held.get(node).map(Member::sequence), Some(5), "a renewal keeps it");
+        take(&mut held, &issue(1, 1, 4, 2, 2));
+        assert_eq!(held.get(node).map(Member::sequence), Some(0), "another signing key does not vouch for it");
+    }
+
+    #[test]
+    fn only_the_authority_moves_the_floor() {
+        let mut held = membership();
+        take(&mut held, &issue(1, 1, 1, 0, 1));
+        assert_eq!(held.floor(), NOW);
+        let far = NOW + DAY * 5000;
+        let record = Record { issued: far, expires: far + DAY, ..record(1, 1).record().clone() };
+        let record = SignedRecord::sign(&record, &keys(1).signing).unwrap();
+        held.merge_record(NodeId::from_bytes([1; 16]), record.bytes());
+        assert_eq!(take(&mut held, &delegated(2, 2, 1, 9)), Merge::New);
+        assert_eq!(held.floor(), NOW, "neither a member nor its delegated signature");
+        take(&mut held, &issue(3, 3, 3, 2, 1));
+        assert_eq!(held.floor(), NOW + DAY * 2);
+        held.merge_revocation(&revocation(4, 4, 4, NOW + DAY * 3));
+        assert_eq!(held.floor(), NOW + DAY * 3);
+        held.raise_floor(NOW);
+        assert_eq!(held.floor(), NOW + DAY * 3);
+    }
+
+    #[test]
+    fn an_ended_certificate_goes_after_the_grace_and_does_not_come_back() {
+        let end = NOW + Term::OFFLINE;
+        let signed = issue(1, 1, 1, 0, 1);
+        let mut held = membership();
+        take(&mut held, &signed);
+        assert!(held.expire(end + EXPIRY_GRACE - Duration::from_secs(1)).is_empty());
+        assert_eq!(held.expire(end + EXPIRY_GRACE), [NodeId::from_bytes([1; 16])]);
+        let again = held.merge_certificate(signed.bytes(), end + EXPIRY_GRACE).0;
+        assert_eq!(again, Merge::Refused(Refusal::Expired));
+        assert_eq!((held.len(), held.digest()), (0, membership().digest()));
+    }
+
+    #[test]
+    fn tables_are_bounded() {
+        let fill = |number: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            NodeId::from_bytes(id)
+        };
+        let mut held = membership();
+        take(&mut held, &issue(250, 50, 50, 0, 1));
+        // Made by hand, since four thousand signatures prove nothing more.
+        let filler = Member { certificate: issue(251, 51, 51, 0, 1), record: None };
+        (1..MAX_MEMBERS as u32).for_each(|number| held.insert(fill(number), filler.clone()));
+        assert_eq!(held.len(), MAX_MEMBERS);
+        assert_eq!(take(&mut held, &issue(252, 52, 52, 0, 1)), Merge::Refused(Refusal::Full));
+        assert_eq!(take(&mut held, &issue(250, 50, 50, 1, 1)), Merge::Updated, "members are still renewed");
+        assert_eq!(take(&mut held, &issue(253, 50, 53, 2, 1)), Merge::New, "in the place of another with its key");
+        assert_eq!(held.len(), MAX_MEMBERS);
+
+        let one = SignedRevocation::verify(&revocation(1, 1, 1, NOW), &held.anchor).unwrap();
+        (0..MAX_REVOCATIONS as u32).for_each(|number| drop(held.revocations.insert(fill(number), vec![one.clone()])));
+        assert_eq!(held.merge_revocation(&revocation(254, 54, 54, NOW)).0, Merge::Refused(Refusal::Full));
+        let mut held = membership();
+        for key in 1..=MAX_REVOCATIONS_PER_NODE as u8 {
+            assert_eq!(held.merge_revocation(&revocation(1, key, key, NOW)).0, Merge::New);
+        }
+        assert_eq!(held.merge_revocation(&revocation(1, 99, 99, NOW)).0, Merge::Refused(Refusal::Full));
+    }
+
+    #[test]
+    fn buckets_divide_the_ids() {
+        let mut next = 0_u128;
+        for bucket in 0..BUCKETS {
+            let (from, to) = bucket_range(bucket);
+            assert_eq!(u128::from_be_bytes(*from.as_bytes()), next);
+            assert_eq!((bucket_of(from), bucket_of(to)), (bucket, bucket));
+            next = u128::from_be_bytes(*to.as_bytes()).wrapping_add(1);
+        }
+        assert_eq!(next, 0, "to the last id");
+        assert_eq!(membership().range(bucket_range(1).1, bucket_range(1).0).count(), 0, "a range backwards is empty");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Object {
+        Certificate(Vec<u8>),
+        Record(NodeId, Vec<u8>),
+        Revocation(Vec<u8>),
+    }
+
+    /// Renewals, new keys, keys that change hands, twins of one second, delegated ones, records of each, revocations.
+    static POOL: LazyLock<Vec<Object>> = LazyLock::new(|| {
+        let twin = Admission { tags: vec![], prefixes: vec![], serial: 1, ..admission(3) };
+        let certificates = [
+            issue(1, 1, 1, 0, 1),
+            issue(1, 1, 1, 1, 1),
+            issue(1, 5, 5, 3, 2),
+            issue(2, 1, 2, 2, 3),
+            issue(2, 2, 2, 4, 4),
+            issue(3, 3, 3, 0, 1),
+            authority().issue(&twin, &keys(3).public(), &Term::offline(NOW)).unwrap(),
+            issue(4, 4, 4, 0, 1),
+            issue(6, 6, 6, 0, 1),
+            issue(7, 6, 7, 1, 2),
+            issue(7, 4, 7, 2, 3),
+            delegated(8, 8, 3, 0),
+            delegated(8, 9, 3, 1),
+        ];
+        let record = |number, key, sequence| {
+            Object::Record(NodeId::from_bytes([number; 16]), signed_record(number, key, sequence))
+        };
+        let mut pool: Vec<Object> = certificates.iter().map(|c| Object::Certificate(c.bytes().to_vec())).collect();
+        pool.extend([record(1, 1, 1), record(1, 1, 2), record(1, 5, 1), record(3, 3, 4), record(3, 3, 2)]);
+        pool.extend([record(2, 2, 1), record(4, 4, 1), record(7, 7, 1), record(8, 9, 1)]);
+        for revoked in [revocation(4, 4, 4, NOW + DAY), revocation(4, 14, 4, NOW), revocation(10, 6, 10, NOW)] {
+            pool.push(Object::Revocation(revoked));
+        }
+        pool
+    });
+
+    fn merge(held: &mut Membership, object: &Object) -> Merge {
+        match object {
+            Object::Certificate(bytes) => held.merge_certificate(bytes, NOW).0,
+            Object::Record(node, bytes) => held.merge_record(*node, bytes),
+            Object::Revocation(bytes) => held.merge_revocation(bytes).0,
+        }
+    }
+
+    /// Merges until nothing is news any more, as anti-entropy does.
+    fn settle<'a>(held: &mut Membership, objects: impl Iterator<Item = &'a Object> + Clone) {
+        for _ in 0..POOL.len() {
+            let news = objects.clone().filter(|object| matches!(merge(held, object), Merge::New | Merge::Updated));
+            if news.count() == 0 {
+                return;
+            }
+        }
+        panic!("merging has no end");
+    }
+
+    type Shown = (Vec<(NodeId, Vec<u8>, Option<Vec<u8>>)>, Vec<NodeId>, Vec<[u8; 32]>, Digest, UnixTime);
+
+    fn shown(held: &Membership) -> Shown {
+        let members = held.members().map(|(node, member)| {
+            (node, member.certificate.bytes().to_vec(), member.record.as_ref().map(|record| record.bytes().to_vec()))
+        });
+        let revoked_keys = held.revoked_keys.keys().copied().collect();
+        (members.collect(), held.revoked_nodes().collect(), revoked_keys, held.digest(), held.floor())
+    }
+
+    /// Everything a membership would tell another.
+    fn objects(held: &Membership) -> Vec<Object> {
+        let revoked = held.revocations().map(|(_, signed)| Object::Revocation(signed.bytes().to_vec()));
+        let certificates = held.members().map(|(_, m)| Object::Certificate(m.certificate.bytes().to_vec()));
+        let records = held.members().filter_map(|(node, member)| {
+            member.record.as_ref().map(|record| Object::Record(node, record.bytes().to_vec()))
+        });
+        revoked.chain(certificates).chain(records).collect()
+    }
+
+    fn of(chosen: &[usize]) -> Membership {
+        let mut held = membership();
+        settle(&mut held, chosen.iter().map(|at| &POOL[*at]));
+        held
+    }
+
+    fn union(a: &Membership, b: &Membership) -> Membership {
+        let mut held = membership();
+        settle(&mut held, objects(a).iter().chain(&objects(b)));
+        // What was heard and is not held any more may have raised it.
+        held.raise_floor(a.floor().max(b.floor()));
+        held
+    }
+
+    fn some() -> impl Strategy<Value = Vec<usize>> {
+        proptest::collection::vec(0..POOL.len(), 0..20)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn the_order_of_hearing_does_not_matter(order in Just((0..POOL.len()).collect::<Vec<_>>()).prop_shuffle()) {
+            let held = of(&order);
+            let sorted = of(&(0..POOL.len()).collect::<Vec<_>>());
+            prop_assert_eq!(shown(&held), shown(&sorted));
+            prop_assert_eq!(shown(&union(&held, &held)), shown(&held), "what is known is no news");
+        }
+
+        #[test]
+        fn merging_is_commutative_and_idempotent(a in some(), b in some()) {
+            let (a, b) = (of(&a), of(&b));
+            prop_assert_eq!(shown(&union(&a, &b)), shown(&union(&b, &a)));
+            let both = union(&a, &b);
+            prop_assert_eq!(shown(&union(&both, &a)), shown(&both));
+            prop_assert_eq!(shown(&union(&both, &both)), shown(&both));
+        }
+
+        /// A sum of all sums, whatever was merged and removed on the way, so that equal knowledge is seen as equal.
+        #[test]
+        fn digests_follow_the_content(order in some()) {
+            let held = of(&order);
+            let mut again = membership();
+            for object in objects(&held) {
+                merge(&mut again, &object);
+            }
+            prop_assert_eq!(shown(&again).3, held.digest());
+        }
+
+        #[test]
+        fn a_revocation_is_never_undone(order in proptest::collection::vec(0..POOL.len(), 0..60)) {
+            let mut held = membership();
+            let (mut nodes, mut keys) = (Vec::new(), Vec::new());
+            for at in order {
+                merge(&mut held, &POOL[at]);
+                prop_assert!(nodes.iter().all(|node| held.revocation(*node).is_some() && held.get(*node).is_none()));
+                prop_assert!(keys.iter().all(|key| held.revoked_keys.contains_key(key)));
+                prop_assert!(held.members().all(|(_, member)| !held.is_revoked(member.certificate())));
+                nodes = held.revoked_nodes().collect();
+                keys = held.revoked_keys.keys().copied().collect();
+            }
+        }
+    }
 }

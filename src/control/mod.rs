@@ -184,12 +184,12 @@ impl Engine {
             pings: BTreeMap::new(),
             remembered: BTreeMap::new(),
         };
+        let certificate = engine.own.certificate.clone();
+        engine.membership.merge_verified(certificate.clone(), wall);
         if let Some(snapshot) = snapshot {
             engine.restore(snapshot, now, wall);
         }
-        let certificate = engine.own.certificate.clone();
         engine.revoked = engine.membership.is_revoked(certificate.certificate());
-        engine.membership.merge_verified(certificate, wall);
         engine.publish(now, wall);
         engine.start_peers(now);
         engine.start_bootstraps(now);

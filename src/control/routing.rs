@@ -105,3 +105,84 @@ fn route<'a>(members: impl Iterator<Item = (NodeId, &'a Member)>) -> Routing {
     routing.entries.sort();
     routing
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{NOW, admission, authority, keys};
+    use crate::identity::{Admission, Term};
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    /// A member that was admitted `age` seconds ago with this name, host number and prefixes.
+    fn member(number: u8, name: &str, host: u8, prefixes: &[&str], age: u64) -> (NodeId, Member) {
+        let admission = Admission {
+            name: name.parse().unwrap(),
+            address_v4: Ipv4Addr::new(10, 77, 0, host),
+            prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            ..admission(number)
+        };
+        let term = Term::offline(NOW - Duration::from_secs(age));
+        let certificate = authority().issue(&admission, &keys(number).public(), &term).unwrap();
+        (NodeId::from_bytes([number; 16]), Member { certificate, record: None })
+    }
+
+    /// Two copies of a ledger that went apart: names, addresses and prefixes given twice, some in the same second.
+    fn mistaken() -> Vec<(NodeId, Member)> {
+        vec![
+            member(1, "web1", 1, &["192.168.1.0/24", "192.168.2.0/24"], 50),
+            member(2, "web2", 2, &["192.168.0.0/16"], 40),
+            member(3, "web1", 3, &["192.168.2.128/25"], 40),
+            member(4, "db", 1, &["2001:db8::/32"], 40),
+            member(5, "db", 5, &["2001:db8:5::/48", "172.16.0.0/12"], 40),
+            member(6, "web6", 5, &["172.16.9.0/24"], 60),
+        ]
+    }
+
+    fn number(node: NodeId) -> u8 {
+        node.as_bytes()[0]
+    }
+
+    #[test]
+    fn what_was_issued_first_holds() {
+        let members = mistaken();
+        let routing = route(members.iter().map(|(node, member)| (*node, member)));
+        let owner = |network: &str| {
+            let network: IpNet = network.parse().unwrap();
+            routing.entries.iter().find(|entry| entry.network == network).map(|entry| number(entry.node))
+        };
+        assert_eq!(owner("10.77.0.1/32"), Some(1));
+        assert_eq!(owner("10.77.0.5/32"), Some(6));
+        assert_eq!(owner("192.168.1.0/24"), Some(1));
+        assert_eq!(owner("192.168.0.0/16"), None, "it overlaps an older one");
+        assert_eq!(owner("2001:db8::/32"), Some(4), "of one second and one serial, the lower id");
+        assert_eq!(owner("172.16.9.0/24"), Some(6));
+        let names: Vec<_> = routing
+            .collisions
+            .iter()
+            .filter(|collision| matches!(collision.what, Claim::Name(_)))
+            .map(|collision| (number(collision.holder), number(collision.ignored)))
+            .collect();
+        assert_eq!(names, [(1, 3), (4, 5)]);
+        assert_eq!(routing.collisions.len(), 10, "{:#?}", routing.collisions);
+    }
+
+    proptest! {
+        #[test]
+        fn every_node_decides_alike(order in Just((0..6).collect::<Vec<usize>>()).prop_shuffle(), count in 1..=6_usize) {
+            let members = mistaken();
+            let mut chosen = order[..count].to_vec();
+            let routing = route(chosen.iter().map(|at| (members[*at].0, &members[*at].1)));
+            chosen.sort();
+            prop_assert_eq!(&routing, &route(chosen.iter().map(|at| (members[*at].0, &members[*at].1))));
+            for (place, entry) in routing.entries.iter().enumerate() {
+                for other in &routing.entries[..place] {
+                    let hosts = [entry, other].map(|entry| entry.network.prefix_len() == entry.network.max_prefix_len());
+                    let clash = hosts[0] == hosts[1] && overlap(&entry.network, &other.network);
+                    prop_assert!(!clash, "{:?} and {:?}", entry, other);
+                }
+            }
+        }
+    }
+}

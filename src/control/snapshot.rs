@@ -110,11 +110,12 @@ impl Engine {
     pub(super) fn restore(&mut self, snapshot: Snapshot, now: Instant, wall: UnixTime) {
         self.sequence = snapshot.sequence;
         self.membership.raise_floor(UnixTime::from_secs(snapshot.floor));
-        for revocation in &snapshot.revocations {
-            self.membership.merge_revocation(revocation);
-        }
+        // Certificates first: what a member that was revoked since had issued was known before, and stays.
         for certificate in &snapshot.certificates {
             self.membership.merge_certificate(certificate, wall);
+        }
+        for revocation in &snapshot.revocations {
+            self.membership.merge_revocation(revocation);
         }
         for record in &snapshot.records {
             if let Some(node) = crate::identity::SignedRecord::peek_node(record) {
@@ -129,5 +130,84 @@ impl Engine {
             }
         }
         self.last_change = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{OwnNode, Settings};
+    use crate::identity::testing::{NOW, admission, authority, certificate, keys};
+    use crate::identity::{DelegationTerms, InviteBook, Revocation, SignedCertificate, Term};
+    use std::time::Duration;
+
+    fn engine(certificate: SignedCertificate, number: u8, snapshot: Option<Snapshot>) -> Engine {
+        let anchor = authority().anchor().clone();
+        let (keys, invites) = (keys(number), InviteBook::default());
+        let own = OwnNode { keys, certificate, anchor, authority: None, invites };
+        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints: vec![], bootstrap: vec![] };
+        Engine::new(own, settings, snapshot, [9; 32], Instant::ZERO, NOW)
+    }
+
+    /// The certificate of node `number` that node 1 issued for the authority.
+    fn delegated(number: u8) -> SignedCertificate {
+        let day = Duration::from_secs(86_400);
+        let delegate = keys(1).public().verifying;
+        let terms = DelegationTerms { delegate, now: NOW, window: 10 * day, certificate: 100 * day };
+        let delegation = authority().delegate(&admission(number), &terms).unwrap();
+        let (anchor, term) = (authority().anchor().clone(), Term::offline(NOW));
+        delegation.issue(&admission(number), &keys(number).public(), &term, &anchor, &keys(1).signing).unwrap()
+    }
+
+    fn revoke(engine: &mut Engine, number: u8, wireguard: u8) {
+        let wireguard_key = keys(wireguard).public().wireguard;
+        let revocation = Revocation { wireguard_key, ..Revocation::of(certificate(number).certificate(), NOW) };
+        let signed = authority().revoke(&revocation).unwrap();
+        engine.accept_revocation(signed.bytes(), Instant::ZERO).unwrap();
+    }
+
+    fn restarted(engine: &Engine, number: u8) -> Engine {
+        let saved = Snapshot::from_bytes(&engine.snapshot().to_bytes()).unwrap();
+        self::engine(engine.certificate().clone(), number, Some(saved))
+    }
+
+    fn members(engine: &Engine) -> Vec<u8> {
+        engine.membership().members().map(|(node, _)| node.as_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn what_a_member_let_in_outlives_its_revocation_and_a_restart() {
+        let mut engine = engine(delegated(4), 4, None);
+        for signed in [certificate(1), delegated(2), certificate(3)] {
+            engine.accept_certificate(signed.bytes(), Instant::ZERO, NOW).unwrap();
+        }
+        revoke(&mut engine, 1, 1);
+        assert_eq!(members(&engine), [2, 3, 4]);
+        let mut again = restarted(&engine, 4);
+        assert_eq!(members(&again), [2, 3, 4], "node 2, and this node, were known before");
+        assert!(again.membership().get(again.node()).is_some_and(|member| member.record.is_some()));
+        assert!(again.accept_certificate(delegated(5).bytes(), Instant::ZERO, NOW).is_err(), "node 5 was not");
+    }
+
+    #[test]
+    fn every_revocation_outlives_a_restart() {
+        let mut engine = engine(certificate(4), 4, None);
+        revoke(&mut engine, 1, 1);
+        revoke(&mut engine, 1, 7);
+        let again = restarted(&engine, 4);
+        assert_eq!(again.membership().revocations().count(), 2);
+        for key in [1, 7] {
+            assert!(again.membership().is_revoked_key(&keys(key).public()), "key {key}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_revoked_knows_it_after_a_restart() {
+        let mut engine = engine(certificate(4), 4, None);
+        engine.accept_certificate(certificate(2).bytes(), Instant::ZERO, NOW).unwrap();
+        revoke(&mut engine, 4, 4);
+        let again = restarted(&engine, 4);
+        assert!(again.view(Instant::ZERO).revoked);
+        assert_eq!(members(&again), [2]);
     }
 }

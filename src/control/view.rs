@@ -26,7 +26,7 @@ pub struct View {
     pub is_authority: bool,
     /// Members, this node included.
     pub members: usize,
-    /// Revocations held.
+    /// Revoked nodes.
     pub revocations: usize,
     /// The peers, in the order of their names.
     pub peers: Vec<PeerView>,
@@ -83,7 +83,7 @@ impl Engine {
             cloned: self.clone_seen.map(|seen| now.saturating_since(seen)),
             is_authority: self.own.authority.is_some(),
             members: self.membership.len(),
-            revocations: self.membership.revocations().count(),
+            revocations: self.membership.revoked_nodes().count(),
             peers,
             collisions: self.routing().collisions,
         }

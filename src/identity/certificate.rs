@@ -116,7 +116,8 @@ pub struct Term {
 pub enum Issuer {
     /// An authority of the mesh.
     Authority(VerifyingKey),
-    /// A member, under a delegation of an authority; see `Revocations::refuses_issuer`.
+    /// A member, under a delegation of an authority. Where that member is revoked, its key may be a thief's: what it issued
+    /// counts only where it was known before.
     Delegate(VerifyingKey),
 }
 

@@ -42,5 +42,5 @@ pub use ledger::{Ledger, LedgerEntry, LedgerError, Wish};
 pub use name::{NameError, NodeName, Tag};
 pub use record::{Record, SignedRecord};
 pub use request::{Request, SignedRequest};
-pub use revocation::{Revocation, Revocations, SignedRevocation};
+pub use revocation::{Revocation, SignedRevocation};
 pub use token::{InviteKey, InviteSecret, Token, TokenError};

@@ -1,12 +1,10 @@
 //! Revocations: an authority takes a node out, for good.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use minicbor::{Decode, Encode};
 
 use super::anchor::TrustAnchor;
 use super::armor::{self, ArmorKind};
-use super::certificate::{Certificate, Issuer, SignedCertificate};
+use super::certificate::Certificate;
 use super::cose::{self, Envelope, ObjectError, ObjectKind};
 use super::id::{MeshId, NodeId};
 use super::key::{SigningSecret, VerifyingKey, WireguardKey};
@@ -118,80 +116,5 @@ impl SignedRevocation {
     /// As [`SignedRevocation::verify`], and text that is no revocation file.
     pub fn from_armor(text: &str, anchor: &TrustAnchor) -> Result<Self, ObjectError> {
         Self::verify(&armor::read(ArmorKind::Revocation, text)?, anchor)
-    }
-}
-
-/// All revocations a node knows. Adding is the only change: no message, order or age of messages takes one out again.
-#[derive(Clone, Debug, Default)]
-pub struct Revocations {
-    by_node: BTreeMap<NodeId, Vec<SignedRevocation>>,
-    wireguard: BTreeSet<WireguardKey>,
-    verifying: BTreeSet<VerifyingKey>,
-}
-
-impl Revocations {
-    /// The most revocations of one node: its keys may have changed between two.
-    pub const MAX_PER_NODE: usize = 8;
-    /// The most nodes: four times the members of the largest mesh. Only the authority can fill it.
-    pub const MAX_NODES: usize = 16_384;
-
-    /// Adds a revocation; says whether it says anything new, and so should be passed on.
-    pub fn insert(&mut self, signed: SignedRevocation) -> bool {
-        let revocation = signed.revocation();
-        let (node, wireguard, verifying) = (revocation.node, revocation.wireguard_key, revocation.verifying_key);
-        let known = self.by_node.contains_key(&node);
-        if known && self.wireguard.contains(&wireguard) && self.verifying.contains(&verifying) {
-            return false;
-        }
-        if !known && self.by_node.len() >= Self::MAX_NODES {
-            return false;
-        }
-        let list = self.by_node.entry(node).or_default();
-        if list.len() >= Self::MAX_PER_NODE {
-            return false;
-        }
-        self.wireguard.insert(wireguard);
-        self.verifying.insert(verifying);
-        list.push(signed);
-        true
-    }
-
-    /// Whether the node of this certificate is out: by its id, or by either key.
-    pub fn refuses(&self, certificate: &Certificate) -> bool {
-        self.by_node.contains_key(&certificate.node)
-            || self.refuses_key(&certificate.wireguard_key)
-            || self.verifying.contains(&certificate.verifying_key)
-    }
-
-    /// Whether the member that issued this certificate under a delegation is out.
-    ///
-    /// Nodes that were let in before stay: the authority chose them, and taking a server out of service must not cut
-    /// off those it once let in. A certificate not seen before, though, should be refused: the stolen key may have
-    /// made it.
-    pub fn refuses_issuer(&self, signed: &SignedCertificate) -> bool {
-        match signed.issuer() {
-            Issuer::Delegate(key) => self.verifying.contains(&key),
-            Issuer::Authority(_) => false,
-        }
-    }
-
-    /// Whether this tunnel key is out.
-    pub fn refuses_key(&self, key: &WireguardKey) -> bool {
-        self.wireguard.contains(key)
-    }
-
-    /// All of them, by node.
-    pub fn iter(&self) -> impl Iterator<Item = &SignedRevocation> {
-        self.by_node.values().flatten()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.by_node.values().map(Vec::len).sum()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_node.is_empty()
     }
 }
