@@ -393,7 +393,8 @@ fn renewal(lab: &Lab) -> Result<()> {
     mesh.admit_offline_with(all[1], scene.underlay[1], &["--days", "1"])?;
     mesh.start(&all[1..])?;
     mesh.wait_until_all_up(&all, LONG)?;
-    let before = mesh.status(all[1])?;
+    // Times of issue are whole seconds, and only a later one makes a certificate newer.
+    let before = mesh.wait_for(all[1], "a second's passing", LONG, |status| status.node.uptime_seconds >= 2)?;
     assert_eq!(before.node.certificate.warning, Some(Gravity::Warning), "{:?}", before.node.certificate);
     assert!(before.problems.iter().any(|problem| problem.kind == "certificate_expires"), "{}", brief(&before));
     let mut flow = scene.flow(0, 1)?;
