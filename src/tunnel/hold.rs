@@ -7,19 +7,23 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Packets one peer may have waiting (the kernel's figure).
-pub(super) const MOST_PACKETS: usize = 128;
+/// Packets one peer may have waiting: a thousand a second for a second, which is longer than any start that loses no
+/// message. (The kernel's 128 are 128 ms of that, less than the one and a half round trips of a crossing start between continents.)
+pub(super) const MOST_PACKETS: usize = 1_024;
 
-/// Bytes one peer may have waiting: 128 packets of a usual MTU.
+/// Memory one peer's waiting packets may take: 128 packets of a usual MTU, or 1,024 of 128 bytes.
 pub(super) const MOST_BYTES: usize = 192 * 1_024;
 
-/// Bytes all peers together may have waiting, so that a mesh whose uplink is gone costs a bounded amount of memory.
+/// What a waiting packet takes besides its bytes: its place in the queue, and the allocator's share.
+const PLACE: usize = 64;
+
+/// Memory all peers' waiting packets together may take, so that a mesh whose uplink is gone costs a bounded amount of memory.
 pub(super) const BUDGET: usize = 16 * 1_024 * 1_024;
 
 /// How long a packet is worth sending: one wait of the reconnect loop at its slowest. TCP has sent it again long since.
 pub(super) const LIFE: Duration = Duration::from_secs(30);
 
-/// Bytes held by all peers of a host.
+/// Memory taken by the waiting packets of all peers of a host.
 pub(super) struct HoldBudget {
     used: AtomicUsize,
     limit: usize,
@@ -58,21 +62,19 @@ impl HoldQueue {
 
     /// Copies the packet in; false when one of the bounds is reached.
     pub(super) fn push(&mut self, now: Instant, packet: &[u8]) -> bool {
-        if self.packets.len() >= MOST_PACKETS
-            || self.bytes + packet.len() > MOST_BYTES
-            || !self.budget.take(packet.len())
-        {
+        let bytes = packet.len() + PLACE;
+        if self.packets.len() >= MOST_PACKETS || self.bytes + bytes > MOST_BYTES || !self.budget.take(bytes) {
             return false;
         }
-        self.bytes += packet.len();
+        self.bytes += bytes;
         self.packets.push_back((now, packet.to_vec()));
         true
     }
 
     pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         let (_, packet) = self.packets.pop_front()?;
-        self.bytes -= packet.len();
-        self.budget.give(packet.len());
+        self.bytes -= packet.len() + PLACE;
+        self.budget.give(packet.len() + PLACE);
         if self.packets.is_empty() {
             self.packets = VecDeque::new();
         }
@@ -109,22 +111,23 @@ mod tests {
 
     #[test]
     fn each_bound_refuses_and_gives_back() {
-        let budget = HoldBudget::new(1_000);
+        let small = MOST_PACKETS * (PLACE + 1);
+        let budget = HoldBudget::new(small + 900);
         let mut first = HoldQueue::new(budget.clone());
         let mut second = HoldQueue::new(budget.clone());
         for _ in 0..MOST_PACKETS {
             assert!(first.push(Instant::ZERO, &[1]));
         }
         assert!(!first.push(Instant::ZERO, &[1]), "packets per peer");
-        assert!(!second.push(Instant::ZERO, &[0; 900]), "budget of the host");
-        assert!(second.push(Instant::ZERO, &[0; 800]));
+        assert!(!second.push(Instant::ZERO, &[0; 900 - PLACE + 1]), "budget of the host");
+        assert!(second.push(Instant::ZERO, &[0; 900 - PLACE]));
         drop(first);
-        assert_eq!(budget.used(), 800);
+        assert_eq!(budget.used(), 900);
         second.clear();
         assert_eq!(budget.used(), 0);
 
         let mut wide = HoldQueue::new(HoldBudget::new(BUDGET));
-        assert!(wide.push(Instant::ZERO, &vec![0; MOST_BYTES]));
+        assert!(wide.push(Instant::ZERO, &vec![0; MOST_BYTES - PLACE]));
         assert!(!wide.push(Instant::ZERO, &[1]), "bytes per peer");
     }
 }

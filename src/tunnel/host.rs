@@ -163,7 +163,7 @@ impl Host {
         std::array::from_fn(|at| self.drops[at].load(Ordering::Relaxed))
     }
 
-    /// Bytes of all packets waiting for sessions, and session indices in use.
+    /// Memory of all packets waiting for sessions, in bytes, and session indices in use.
     pub fn load(&self) -> (usize, usize) {
         (self.shared.budget.used(), self.shared.indices.len())
     }

@@ -138,6 +138,24 @@ fn crossing_initiations_make_one_session() {
     }
 }
 
+/// A start that crosses, on a slow path and under a thousand packets a second: all of them wait, and arrive in order.
+#[test]
+fn a_busy_start_on_a_slow_path_loses_nothing() {
+    for (seed, millis) in [50u64, 100, 150, 200].into_iter().enumerate() {
+        let weather = Weather { delay: Duration::from_millis(millis), ..FAIR };
+        let mut pair = Pair::new(350 + seed as u64, weather, TunnelOptions::default());
+        pair.start();
+        pair.run_for(Duration::from_secs(2), Some(Duration::from_millis(1)));
+        pair.run_for(Duration::from_secs(1), None);
+        assert_eq!(pair.copies.len(), pair.sent.len(), "one way {millis} ms: refused or still waiting");
+        pair.check_packets();
+        for node in &pair.nodes {
+            assert!(node.received.is_sorted(), "one way {millis} ms: out of order");
+        }
+        pair.check_agreement();
+    }
+}
+
 /// F46, a thousand times, on networks that lose, reorder and duplicate: it converges, and no packet the network
 /// delivered is lost.
 #[test]

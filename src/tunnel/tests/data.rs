@@ -194,16 +194,16 @@ fn a_full_queue_refuses_and_old_packets_leave_it() {
     let two = Two::new(10);
     let mut buffer = [0u8; 256];
     let mut guard = two.tunnels[0].lock();
-    for _ in 0..128 {
+    for _ in 0..1_024 {
         assert_eq!(guard.seal(START, &packet(64), &mut buffer), Ok(Sealed::Held));
     }
     assert_eq!(guard.seal(START, &packet(64), &mut buffer), Err(DropReason::HoldFull));
     drop(guard);
-    assert_eq!(two.hosts[0].load().0, 128 * 64);
+    assert_eq!(two.hosts[0].load().0, 1_024 * (64 + 64), "a place in the queue is memory too");
     let later = START + Duration::from_secs(30);
     two.tunnels[0].tick(later, wall(), &mut Outbox::new());
     assert_eq!(two.hosts[0].load().0, 0);
-    assert_eq!(two.drops(0, DropReason::HoldFull), 129);
+    assert_eq!(two.drops(0, DropReason::HoldFull), 1_025);
 }
 
 #[test]
