@@ -76,7 +76,7 @@ for kind in $kinds; do
             workers="$workers $!"
         done
         number=$((number + 1))
-        jobs "$soak" "$mode" "$peer" "B 50 10 5" "B 50 10 0" "E 10 1 5" "F 20 5 5" "G 20 5 5" ${twins:+"$twins"} &
+        jobs "$soak" "$mode" "$peer" "B 50 10 5" "B 50 10 0" "E 10 1 5" "E 3 1 100" "F 20 5 5" "G 20 5 5" ${twins:+"$twins"} &
         workers="$workers $!"
     done
 done

@@ -19,7 +19,7 @@ use plain::Plain;
 use report::{Row, summary, table, trace};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -181,8 +181,8 @@ fn with_itself(job: &Arc<Job>, index: u32) -> io::Result<(Log, Log, Vec<wire::Se
     let late = Plan { first: job.offset, ..plan };
     let (secret_a, secret_b) = (StaticSecret::from(random()?), StaticSecret::from(random()?));
     let (public_a, public_b) = (PublicKey::from(&secret_a), PublicKey::from(&secret_b));
-    let socket_a = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let socket_b = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket_a = wire::bind(Ipv4Addr::LOCALHOST, 0)?;
+    let socket_b = wire::bind(Ipv4Addr::LOCALHOST, 0)?;
     let wire = Wire::open(socket_a.local_addr()?, socket_b.local_addr()?, job.delay, plan)?;
     socket_a.connect(wire.for_a)?;
     socket_b.connect(wire.for_b)?;
@@ -218,7 +218,7 @@ fn with_wireguard_go(
     wggo::enter_namespaces()?;
     let (secret_a, secret_b) = (StaticSecret::from(random()?), StaticSecret::from(random()?));
     let (public_a, public_b) = (PublicKey::from(&secret_a), PublicKey::from(&secret_b));
-    let socket_a = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket_a = wire::bind(Ipv4Addr::LOCALHOST, 0)?;
     let endpoint_b = SocketAddr::from((Ipv4Addr::LOCALHOST, WIREGUARD_GO_PORT));
     // The wire's clock must start before the plan is fixed, so setup happens first on a late plan.
     let setup_plan = Plan { start: Instant::now() + Duration::from_secs(3), ..plan(job) };
@@ -235,7 +235,7 @@ fn with_wireguard_go(
         peer_address: ADDRESS_A,
         log: Some(File::create(job.out.join(format!("{name}.wggo")))?),
     })?;
-    let app = UdpSocket::bind((ADDRESS_B, packet::APP_PORT))?;
+    let app = wire::bind(ADDRESS_B, packet::APP_PORT)?;
     app.connect((ADDRESS_A, packet::APP_PORT))?;
     if Instant::now() >= setup_plan.start {
         return Err(io::Error::other("wireguard-go took longer than 3 s to start: machine too busy"));
@@ -250,7 +250,7 @@ fn with_wireguard_go(
         destination: ADDRESS_B,
     };
     let twin = if job.twin {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let socket = wire::bind(Ipv4Addr::LOCALHOST, 0)?;
         let wire = Wire::open(socket.local_addr()?, endpoint_b, job.delay, setup_plan)?;
         socket.connect(wire.for_a)?;
         let end = TunnelEnd {

@@ -4,6 +4,7 @@
 
 use crate::node::{Plan, since};
 use crate::packet::Message;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -15,6 +16,19 @@ use std::time::{Duration, Instant};
 
 /// How often a wire thread looks whether its rig has ended.
 const POLL: Duration = Duration::from_millis(200);
+
+/// Receive buffer of every socket, as the product's: packets that waited for a session come all at once, and the usual buffer
+/// has room for fewer than 300 small ones.
+const BUFFER_BYTES: usize = 4 << 20;
+
+/// Binds a socket that the bench itself does not lose packets in.
+pub fn bind(address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, port))?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
+    }
+    Ok(socket)
+}
 
 /// Which end sent a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +59,8 @@ pub struct Wire {
 impl Wire {
     /// Opens the wire between `a` and `b`, the two ends' own sockets. `delay` is one way.
     pub fn open(a: SocketAddr, b: SocketAddr, delay: Duration, plan: Plan) -> io::Result<Wire> {
-        let near_a = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
-        let near_b = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
+        let near_a = Arc::new(bind(Ipv4Addr::LOCALHOST, 0)?);
+        let near_b = Arc::new(bind(Ipv4Addr::LOCALHOST, 0)?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut wire = Wire {
             for_a: near_a.local_addr()?,
