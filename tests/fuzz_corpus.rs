@@ -1,6 +1,7 @@
 //! Every fuzz target over its committed corpus, and over mutations of it, the same in every run.
 //!
-//! `MESHD_WRITE_CORPUS=1 cargo test --test fuzz_corpus` writes the seeds anew after a format has changed.
+//! `MESHD_WRITE_CORPUS=1 cargo test --test fuzz_corpus` writes the seeds anew after a format has changed;
+//! `MESHD_FUZZ_ROUNDS=100 cargo test --test fuzz_corpus` tries a hundred times as many mutations, without a fuzzer.
 
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
@@ -123,6 +124,11 @@ fn run(target: &Target, name: &str, input: &[u8]) {
     }
 }
 
+/// How many times the usual number of mutations is tried.
+fn rounds() -> usize {
+    std::env::var("MESHD_FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 fn replay(name: &str) {
     let target = ALL.iter().find(|target| target.name == name).expect("the test names a target");
     let files = files(target);
@@ -132,7 +138,7 @@ fn replay(name: &str) {
     let seeds: Vec<&Vec<u8>> = files.values().collect();
     let mut rng = ChaCha12Rng::seed_from_u64(0x6d65_7368);
     let count = if HEAVY.contains(&name) { HEAVY_MUTATIONS } else { MUTATIONS };
-    for _ in 0..count {
+    for _ in 0..count.saturating_mul(rounds()) {
         run(target, "a mutation", &mutate(&seeds, &mut rng));
     }
 }

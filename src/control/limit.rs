@@ -55,6 +55,7 @@ impl Bucket {
 pub struct StrangerLimit {
     all: Bucket,
     sources: BTreeMap<[u8; 8], Bucket>,
+    swept: Instant,
 }
 
 impl StrangerLimit {
@@ -67,17 +68,24 @@ impl StrangerLimit {
     const ALL_BURST: f64 = 1200.0;
     /// Sources remembered at once; some 100 bytes each. A full table refuses new sources, not known ones.
     const SOURCES: usize = 4096;
+    /// Shortest time between two looks for sources that can be forgotten: a look costs as much as a stranger does.
+    const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
     /// Makes a limit with nothing used up.
     pub fn new(now: Instant) -> Self {
-        StrangerLimit { all: Bucket::new(Self::ALL_PER_SECOND, Self::ALL_BURST, now), sources: BTreeMap::new() }
+        let all = Bucket::new(Self::ALL_PER_SECOND, Self::ALL_BURST, now);
+        StrangerLimit { all, sources: BTreeMap::new(), swept: now }
     }
 
     /// Says whether a request from `source` may be served now, and counts it.
     pub fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
+        if !self.all.wait(1.0, now).is_zero() {
+            return false;
+        }
         let key = source_key(source);
         if !self.sources.contains_key(&key) {
-            if self.sources.len() >= Self::SOURCES {
+            if self.sources.len() >= Self::SOURCES && now.saturating_since(self.swept) >= Self::SWEEP_PAUSE {
+                self.swept = now;
                 self.sources.retain(|_, bucket| !bucket.is_full(now));
             }
             if self.sources.len() >= Self::SOURCES {
@@ -135,6 +143,23 @@ mod tests {
         assert!(limit.sources.len() <= StrangerLimit::SOURCES);
         assert!(limit.admit(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), Instant::from_millis(60_000)), "it passes");
         assert!(limit.sources.len() <= StrangerLimit::SOURCES);
+    }
+
+    #[test]
+    fn a_full_table_is_looked_through_at_times_and_not_for_every_stranger() {
+        let source = |i: u32| IpAddr::V4(Ipv4Addr::from(i));
+        let mut limit = StrangerLimit::new(Instant::ZERO);
+        // As a flood over many seconds leaves it, without living through them.
+        let tired = Bucket { tokens: 0.0, ..Bucket::new(0.1, 50.0, Instant::ZERO) };
+        (0..StrangerLimit::SOURCES as u32)
+            .for_each(|i| assert!(limit.sources.insert(source_key(source(i)), tired).is_none()));
+        let now = Instant::from_millis(1_000);
+        assert!(!limit.admit(source(1 << 20), now), "all of them are still in use");
+        let rested = Bucket::new(0.1, 50.0, now);
+        limit.sources.insert(source_key(source(7)), rested);
+        assert!(!limit.admit(source(1 << 20), now), "looked through a moment ago");
+        assert!(limit.admit(source(1 << 20), now + StrangerLimit::SWEEP_PAUSE));
+        assert_eq!(limit.sources.len(), StrangerLimit::SOURCES);
     }
 
     #[test]
