@@ -30,7 +30,12 @@ const MOST_CONFIRMED: usize = 3;
 pub(super) const CONTEST: Duration = Duration::from_secs(1);
 
 /// The wait after the first initiation, doubled with each, and its cap.
-pub(super) const FIRST_WAIT: Duration = Duration::from_millis(250);
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// The same towards a stock peer: half of it, the shortest wait, is longer than round trips are. Such a peer keeps one
+/// unconfirmed session. A second initiation on the heels of the first makes it throw away the session that we are
+/// already using, and it says nothing of that for 5 s.
+const FIRST_WAIT_STOCK: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Initiations and responses served per peer: 50 a second (the kernel's figure), in any spacing.
@@ -76,7 +81,9 @@ impl State {
         self.stamp(now, &mut message);
         self.clock_behind = wall < self.marks.sent;
         self.marks.sent = self.marks.sent.max(wall);
-        if self.attempts.len() == MOST_ATTEMPTS {
+        // To a stock peer, only the last one counts by now.
+        let most = if self.options.stock { 1 } else { MOST_ATTEMPTS };
+        while self.attempts.len() >= most {
             self.attempts.remove(0);
         }
         self.attempts.push(attempt);
@@ -185,8 +192,13 @@ impl State {
     /// The next wait of the reconnect loop: between half and all of a time that doubles. Never less than half, so that
     /// two attempts span the round trip; never the same for two hosts, so that a hub's restart is not a storm.
     pub(super) fn backoff(&mut self) -> Duration {
-        let whole = FIRST_WAIT.saturating_mul(1 << self.tries.min(7)).min(LONGEST_WAIT);
+        let whole = self.first_wait().saturating_mul(1 << self.tries.min(7)).min(LONGEST_WAIT);
         whole / 2 + self.jitter(whole / 2)
+    }
+
+    /// The longest that the wait after a first initiation can be.
+    pub(super) fn first_wait(&self) -> Duration {
+        if self.options.stock { FIRST_WAIT_STOCK } else { FIRST_WAIT }
     }
 
     fn rekey_at(&mut self, now: Instant, peer: &Peer) -> Instant {

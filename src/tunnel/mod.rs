@@ -43,7 +43,8 @@
 //! answers too, since its own initiations do not seem to arrive. Sessions are ordered by the time their keys were made on
 //! each host, and an older one never displaces a newer one, so both sides end on the same. A stock peer knows no such order:
 //! it answers whatever comes and forgets its own. Towards one, we are always the side that stands
-//! ([`TunnelOptions::stock`]).
+//! ([`TunnelOptions::stock`]). Nor does it keep two unconfirmed sessions: towards one, the waits below start at 2 s, and only
+//! the last initiation counts.
 //!
 //! *Never giving up.* A wanted session is asked for after waits of 250 ms, doubling to 30 s, each shortened at random by up to
 //! half. Success, [`Tunnel::initiate`], and the first sign of life after silence start the waits over.

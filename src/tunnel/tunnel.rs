@@ -6,7 +6,7 @@ use x25519_dalek::PublicKey;
 use zeroize::Zeroizing;
 
 use super::cookie::MacKeys;
-use super::handshake::{FIRST_WAIT, Links};
+use super::handshake::Links;
 use super::host::Shared;
 use super::mark::Marks;
 use super::outbox::Outbox;
@@ -63,7 +63,8 @@ impl Tunnel {
             return Initiation::Closed;
         }
         guard.state.demanded = true;
-        let young = guard.state.attempts.last().is_some_and(|attempt| now < attempt.started + FIRST_WAIT);
+        let wait = guard.state.first_wait();
+        let young = guard.state.attempts.last().is_some_and(|attempt| now < attempt.started + wait);
         if !young {
             guard.state.tries = 0;
             guard.state.retry_at = now;

@@ -395,6 +395,39 @@ fn a_response_finds_an_earlier_attempt() {
     }
 }
 
+/// A stock peer keeps one unconfirmed session, the newest: an initiation on the heels of another would take away the session
+/// in use. So there is none within a round trip, and where the round trip is longer than the wait, the last one counts.
+#[test]
+fn a_stock_peer_is_asked_once_in_a_round_trip() {
+    let stock = TunnelOptions { stock: true, ..on_demand() };
+    for seed in 0..20 {
+        let weather = Weather { delay: Duration::from_millis(450), ..FAIR };
+        let mut pair = Pair::new(800 + seed, weather, stock.clone());
+        pair.start();
+        pair.send(A);
+        // The caller's wishes are no reason either.
+        pair.run_for(Duration::from_millis(500), None);
+        let mut out = Outbox::new();
+        let _ = pair.nodes[A].tunnel.initiate(pair.now, pair.wall(), &mut out);
+        pair.empty(A, None, &mut out);
+        pair.run_for(Duration::from_secs(8), None);
+        assert_eq!(pair.counts.get(&(A, 1)), Some(&1), "seed {seed}");
+        pair.check_packets();
+
+        let weather = Weather { delay: Duration::from_millis(1_200), ..FAIR };
+        let mut pair = Pair::new(900 + seed, weather, stock.clone());
+        pair.tape = Some(Vec::new());
+        pair.start();
+        pair.send(A);
+        pair.run_till(Duration::from_secs(15), |pair| pair.stands());
+        let tape = pair.tape.take().expect("it was running");
+        let (_, last) = tape.iter().rfind(|(to, bytes)| *to == B && bytes[0] == 1).expect("A started");
+        let session = pair.nodes[A].tunnel.status(pair.now).session.expect("it stands");
+        assert_eq!(last[4..8], session.local_index.to_le_bytes(), "seed {seed}: the last one B answered");
+        pair.check_packets();
+    }
+}
+
 /// One side knows no way to the other and calls into the void. That its initiations would stand must not keep out those
 /// that do arrive.
 #[test]
