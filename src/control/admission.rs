@@ -68,23 +68,25 @@ impl Engine {
         wall: UnixTime,
     ) -> Result<(), DropReason> {
         let key = self.own.certificate.certificate().wireguard_key;
-        match datagram.first() {
-            Some(&introduction::TYPE) => {
-                if !introduction::check_mac(&key, datagram) {
-                    return Err(DropReason::BadMac);
-                }
-                self.admit_stranger(source, now)?;
-                self.handle_introduction(source, datagram, now, wall)
-            }
-            Some(&join::TYPE_REQUEST) => {
-                if !join::check_mac(&key, datagram) {
-                    return Err(DropReason::BadMac);
-                }
-                self.admit_stranger(source, now)?;
-                self.handle_join(source, datagram, now, wall)
-            }
-            _ => Err(DropReason::Malformed),
+        let check_mac = match datagram.first() {
+            Some(&introduction::TYPE) => introduction::check_mac,
+            Some(&join::TYPE_REQUEST) => join::check_mac,
+            _ => return Err(DropReason::Malformed),
+        };
+        if !check_mac(&key, datagram) {
+            return Err(DropReason::BadMac);
         }
+        if self.served.contains(datagram) {
+            return Err(DropReason::Replayed);
+        }
+        self.admit_stranger(source, now)?;
+        if datagram.first() == Some(&introduction::TYPE) {
+            self.handle_introduction(source, datagram, now, wall)?;
+        } else {
+            self.handle_join(source, datagram, now, wall)?;
+        }
+        self.served.note(datagram);
+        Ok(())
     }
 
     fn admit_stranger(&mut self, source: SocketAddr, now: Instant) -> Result<(), DropReason> {
@@ -513,6 +515,29 @@ mod tests {
         node.renew(now, NOW).expect("an authority node answers");
         talk(&mut signer, &mut node, now, NOW);
         assert_eq!(node.certificate().certificate().issued, NOW + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_copy_of_an_introduction_gets_no_answer() {
+        let (mut plain, mut node) = (engine(1, false, None), engine(2, false, Some(1)));
+        let now = Instant::from_millis(10);
+        node.handle_timeout(now, NOW);
+        let introduction = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
+            Output::Datagram { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        let introduction = introduction.expect("it greets its bootstrap");
+        plain.handle_datagram(address(2), &introduction, now, NOW).expect("an honest one");
+        let answers = |engine: &mut Engine| {
+            std::iter::from_fn(|| engine.poll_output())
+                .filter(|output| matches!(output, Output::Datagram { .. }))
+                .count()
+        };
+        assert_eq!(answers(&mut plain), 1, "it is answered");
+        // From the stranger's own address, and late enough for the peer to be introduced to again.
+        let later = now + Duration::from_secs(5);
+        let copied = plain.handle_datagram(address(9), &introduction, later, NOW);
+        assert_eq!((copied, answers(&mut plain)), (Err(DropReason::Replayed), 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | `contact` | when and where to try to reach a peer |
 //! | `probe` | when to probe a link, what an answer or silence means |
 //! | `link` | a peer's life: its contact and its probes together |
+//! | `served` | which introductions and joins are copies |
 //! | `routing` | which peer owns which overlay address and prefix |
 //! | `snapshot` | what survives a restart |
 //! | `view` | what `meshctl status` is told |
@@ -29,6 +30,7 @@ pub mod membership;
 pub mod output;
 pub mod probe;
 pub mod routing;
+pub mod served;
 pub mod snapshot;
 pub mod timer;
 pub mod view;
@@ -49,6 +51,7 @@ use limit::StrangerLimit;
 use link::{Bootstrap, Peer};
 use membership::Membership;
 use output::{Event, Output, Persist};
+use served::Served;
 use timer::{TimerName, Timers};
 
 pub use admission::CommandError;
@@ -129,6 +132,7 @@ pub struct Engine {
     peers: BTreeMap<NodeId, Peer>,
     bootstraps: BTreeMap<WireguardKey, Bootstrap>,
     strangers: StrangerLimit,
+    served: Served,
     timers: Timers,
     rng: ChaCha12Rng,
     outputs: VecDeque<Output>,
@@ -170,6 +174,7 @@ impl Engine {
             peers: BTreeMap::new(),
             bootstraps: BTreeMap::new(),
             strangers: StrangerLimit::new(now),
+            served: Served::default(),
             timers: Timers::default(),
             rng,
             outputs: VecDeque::new(),
