@@ -36,7 +36,10 @@ pub(super) struct Links {
     mtu: u16,
     links: BTreeMap<NodeId, Link>,
     by_key: BTreeMap<WireguardKey, NodeId>,
+    /// What the tunnels want done at that time.
     ticks: BTreeSet<(Instant, NodeId)>,
+    /// When a tunnel is to be looked at again: on the next occasion after that time.
+    looks: BTreeSet<(Instant, NodeId)>,
     table: Arc<ArcSwap<ForwardingTable>>,
     local: Local,
 }
@@ -45,7 +48,7 @@ impl Links {
     pub(super) fn new(host: Arc<Host>, local: Local, mtu: u16) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local.clone(), Vec::new())));
         let (links, by_key) = (BTreeMap::new(), BTreeMap::new());
-        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), table, local }
+        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), looks: BTreeSet::new(), table, local }
     }
 
     /// The table as the data threads see it.
@@ -101,6 +104,7 @@ impl Links {
         if let Some(link) = self.links.remove(&node) {
             self.by_key.remove(&link.key);
             self.ticks.remove(&(link.tick_at, node));
+            self.looks.remove(&(link.tick_at, node));
             self.host.remove(now, link.key.as_bytes());
         }
     }
@@ -121,14 +125,16 @@ impl Links {
 
     /// The next tunnel whose time has come.
     pub(super) fn pop_tick(&mut self, now: Instant) -> Option<NodeId> {
-        let (at, node) = self.ticks.first().copied()?;
-        if at > now {
-            return None;
+        for queue in [&mut self.ticks, &mut self.looks] {
+            if queue.first().is_some_and(|(at, _)| *at <= now) {
+                return queue.pop_first().map(|(_, node)| node);
+            }
         }
-        self.ticks.pop_first();
-        Some(node)
+        None
     }
 
+    /// When to be awake for a tunnel at the latest. A mere look wakes nobody: the control task is awake many times a second
+    /// in any mesh, and once a second on its own.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         self.ticks.first().map(|(at, _)| *at)
     }
@@ -137,9 +143,12 @@ impl Links {
     pub(super) fn set_tick(&mut self, node: NodeId, at: Instant, now: Instant) {
         if let Some(link) = self.links.get_mut(&node) {
             self.ticks.remove(&(link.tick_at, node));
+            self.looks.remove(&(link.tick_at, node));
+            let look = now + LONGEST_TICK;
             // Never at once again: a deadline in the past is a millisecond from now.
-            link.tick_at = at.min(now + LONGEST_TICK).max(now + Duration::from_millis(1));
-            self.ticks.insert((link.tick_at, node));
+            link.tick_at = at.min(look).max(now + Duration::from_millis(1));
+            let queue = if at < look { &mut self.ticks } else { &mut self.looks };
+            queue.insert((link.tick_at, node));
         }
     }
 

@@ -15,6 +15,8 @@ pub const BATCH: usize = 64;
 pub struct ReceiveBatch {
     slots: Slots,
     filled: usize,
+    /// Headers from the first on that the kernel has written to since they were pointed at their buffers.
+    used: usize,
 }
 
 /// One received buffer: one datagram, or several of `stride` bytes each (the last may be shorter).
@@ -39,7 +41,8 @@ pub struct Received {
 impl ReceiveBatch {
     /// Makes buffers for `count` datagrams (at least one) of at most `size` bytes.
     pub fn new(count: usize, size: usize) -> Self {
-        ReceiveBatch { slots: Slots::new(count.max(1), size.max(1)), filled: 0 }
+        let slots = Slots::new(count.max(1), size.max(1));
+        ReceiveBatch { filled: 0, used: slots.count(), slots }
     }
 
     /// Returns how many buffers the last receive filled.
@@ -93,23 +96,30 @@ impl ReceiveBatch {
         &mut self.slots.bytes[start..start + length]
     }
 
+    /// Forgets what the last receive filled, and returns how much that was.
+    pub(super) fn clear(&mut self) -> usize {
+        std::mem::take(&mut self.filled)
+    }
+
     /// Receives what is there without waiting.
     pub(super) fn receive(&mut self, socket: &Socket) -> Result<usize, UdpError> {
         self.filled = 0;
         let count = self.slots.count();
-        for index in 0..count {
+        for index in 0..self.used {
             let size = self.slots.size;
             self.slots.point(index, index * size, size, CONTROL_CAPACITY, ADDRESS_CAPACITY);
         }
+        // A failed call may have written to the first.
+        self.used = 1;
         let flags = libc::MSG_DONTWAIT | libc::MSG_WAITFORONE;
         let headers = self.slots.headers.as_mut_ptr();
-        // SAFETY: `point` has just made all `count` headers point into buffers that `slots` owns and that are not
-        // touched by anyone else during the call.
+        // SAFETY: `point` has made all `count` headers point into buffers that `slots` owns, which never move nor are
+        // touched by anyone else during the call; those that an earlier call wrote to were pointed there again.
         let received =
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, flags as _, std::ptr::null_mut()) };
         match usize::try_from(received) {
             Ok(received) => {
-                self.filled = received;
+                (self.filled, self.used) = (received, received.max(1));
                 Ok(received)
             }
             Err(_) => match Errno::last() {
