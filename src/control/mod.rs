@@ -242,17 +242,23 @@ impl Engine {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant, wall: UnixTime) {
-        while let Some(name) = self.timers.pop_due(now) {
-            match name {
-                TimerName::Flush => self.flush(now),
-                TimerName::AntiEntropy => self.compare_with_someone(now),
-                TimerName::Record => self.publish(now, wall),
-                TimerName::Certificates => self.check_certificates(now, wall),
-                TimerName::Contact(node) => self.try_contact(node, now, wall),
-                TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
-                TimerName::Probe(node) => self.probe(node, now),
-            }
+        while self.handle_first_timeout(now, wall) {}
+    }
+
+    /// Does the first thing that is due, and tells whether there was one: for a driver that reads the clock again before
+    /// each, so that every probe carries the time at which it was sent.
+    pub fn handle_first_timeout(&mut self, now: Instant, wall: UnixTime) -> bool {
+        let Some(name) = self.timers.pop_due(now) else { return false };
+        match name {
+            TimerName::Flush => self.flush(now),
+            TimerName::AntiEntropy => self.compare_with_someone(now),
+            TimerName::Record => self.publish(now, wall),
+            TimerName::Certificates => self.check_certificates(now, wall),
+            TimerName::Contact(node) => self.try_contact(node, now, wall),
+            TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
+            TimerName::Probe(node) => self.probe(node, now),
         }
+        true
     }
 
     /// Replaces the endpoints this node announces.

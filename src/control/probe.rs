@@ -74,6 +74,8 @@ pub struct Prober {
     outstanding: VecDeque<Outstanding>,
     next_sequence: u32,
     next_probe: Instant,
+    /// The next probe was brought forward.
+    early: bool,
     smoothed: Option<(Duration, Duration)>,
     missed_in_row: u32,
     first_missed: Option<Instant>,
@@ -123,6 +125,7 @@ impl Prober {
             outstanding: VecDeque::new(),
             next_sequence: 1,
             next_probe: now,
+            early: false,
             smoothed: None,
             missed_in_row: 0,
             first_missed: None,
@@ -180,6 +183,22 @@ impl Prober {
         [judged, lost, forgotten].into_iter().flatten().fold(probe, Instant::min)
     }
 
+    /// Makes the next probe due now, where the link is up and the probe is due within `window` anyway. Returns whether it
+    /// did.
+    pub fn bring_forward(&mut self, window: Duration, now: Instant) -> bool {
+        let soon = now < self.next_probe && self.next_probe <= now + window;
+        let brought = self.initiator && self.state == LinkState::Up && soon;
+        if brought {
+            (self.next_probe, self.early) = (now, true);
+        }
+        brought
+    }
+
+    /// Whether the next probe goes out early because another link's was due.
+    pub fn is_early(&self) -> bool {
+        self.early
+    }
+
     /// Judges what is due and returns the request to send, if one is due.
     pub fn handle_timeout(&mut self, now: Instant, rng: &mut impl RngCore) -> Option<ProbeRequest> {
         self.judge(now);
@@ -194,6 +213,7 @@ impl Prober {
         }
         self.outstanding.push_back(Outstanding { sequence, sent: now, missed: false, lost: false });
         self.next_probe = now + jittered(self.current_interval(now), rng);
+        self.early = false;
         Some(ProbeRequest { sequence, sent_nanos: now.as_nanos(), report: self.report })
     }
 
@@ -527,6 +547,22 @@ mod tests {
         assert!(prober.on_reply(&reply, now, now, now));
         assert!(!prober.on_reply(&reply, now, now, now), "the second copy");
         assert_eq!(prober.poll_measurement().into_iter().count(), 1);
+    }
+
+    #[test]
+    fn a_probe_is_brought_forward_only_where_nothing_hangs_on_its_time() {
+        let mut pair = Pair::new(Duration::from_millis(5));
+        let window = Duration::from_millis(125);
+        assert!(!pair.ends[0].bring_forward(window, Instant::ZERO), "not up yet");
+        pair.run(Instant::from_millis(10_000), |_| true);
+        let due = pair.ends[0].next_probe;
+        let early = due - window;
+        assert!(!pair.ends[0].bring_forward(window, early - Duration::from_nanos(1)), "too early");
+        assert!(!pair.ends[1].bring_forward(Duration::from_secs(9), early), "the reflector sends none");
+        assert!(pair.ends[0].bring_forward(window, early) && pair.ends[0].is_early());
+        assert!(!pair.ends[0].bring_forward(window, early), "once");
+        assert!(pair.ends[0].handle_timeout(early, &mut pair.rng).is_some());
+        assert!(!pair.ends[0].is_early() && pair.ends[0].next_probe >= early + Duration::from_millis(900));
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Timers {
         self.queue.first().copied()
     }
 
+    /// Returns the names of all deadlines up to `until`, the earliest first.
+    pub fn until(&self, until: Instant) -> impl Iterator<Item = TimerName> {
+        self.queue.iter().take_while(move |(at, _)| *at <= until).map(|(_, name)| *name)
+    }
+
     /// Takes the earliest deadline that has come.
     pub fn pop_due(&mut self, now: Instant) -> Option<TimerName> {
         let (at, name) = self.next()?;

@@ -140,6 +140,10 @@ impl Driver {
                 Some(event) = watch.next() => self.take_host_event(&event),
                 () = tokio::time::sleep(sleep) => {}
             }
+            // Before any deadline is judged: an answer may be among them.
+            while let Ok(packet) = receivers.probes.try_recv() {
+                self.take_late_probe(&packet);
+            }
             self.handle_timeout();
             self.drain();
         }
@@ -199,7 +203,11 @@ impl Driver {
         }
         if self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.report_life();
-            self.engine.handle_timeout(now, wall);
+            // What becomes due meanwhile is the next turn's, so that nothing waits behind the timers for long.
+            while self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                self.engine.handle_first_timeout(clock::now(), wall);
+                self.drain();
+            }
         }
         if self.membership_due.is_some_and(|due| due <= now) {
             self.membership_due = None;
@@ -300,6 +308,14 @@ impl Driver {
         if let Err(reason) = self.engine.handle_message(arrival, &packet.bytes, now, wall) {
             self.drops[reason as usize] += 1;
             tracing::debug!(peer = %packet.node, reason = reason.name(), "control message dropped");
+        }
+    }
+
+    /// A probe that woke nobody when it came.
+    fn take_late_probe(&mut self, packet: &ControlPacket) {
+        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
+        if let Err(reason) = self.engine.handle_late_probe(arrival, &packet.bytes, clock::now()) {
+            self.drops[reason as usize] += 1;
         }
     }
 
@@ -468,6 +484,9 @@ impl Driver {
     }
 
     fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
+        if let Some(link) = self.links.get(node) {
+            link.peer.set_calm(to == LinkState::Up);
+        }
         let name = self.name_of(node);
         let kind = match to {
             LinkState::Up => EventKind::Up,

@@ -6,7 +6,7 @@ use super::inner::InnerPacket;
 use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::transmit::Transmitter;
-use crate::platform::clock::Reading;
+use crate::platform::clock::{self, Reading};
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
 use crate::platform::udp_batch::{BATCH, ReceiveBatch, Received};
@@ -14,7 +14,9 @@ use crate::platform::wake::Wake;
 use crate::tunnel::{Host, LEAST_BUFFER, OVERHEAD, Outbox, Tunnel};
 use crate::wire::DropReason;
 use crate::wire::overlay::{self, CONTROL_PORT};
+use crate::wire::probe::{Probe, ProbeReply};
 use arc_swap::ArcSwap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// How long the thread pauses after an error in receiving, in milliseconds. Errors of single datagrams (a port
@@ -274,7 +276,7 @@ impl Inbound {
             return Err(DropReason::ForeignSource);
         }
         if let Some(payload) = overlay::unwrap(&packet[..inner.length], table.local().address_v6) {
-            return self.queue_control(peer, item, payload, reading).map(|()| false);
+            return self.take_control(table, peer, item, &inner, payload, reading).map(|()| false);
         }
         if inner.udp_port == Some(CONTROL_PORT) && table.is_overlay(inner.destination) {
             return Err(DropReason::ReservedPort);
@@ -288,11 +290,33 @@ impl Inbound {
         Ok(true)
     }
 
-    fn queue_control(&self, peer: &Peer, item: &Item, payload: &[u8], reading: &Reading) -> Result<(), DropReason> {
+    /// Passes a control packet up. A probe of a calm link wakes nobody: a request is answered here, the sooner the
+    /// better, and what either kind says of the link can wait until the control task is awake for another reason.
+    fn take_control(
+        &self,
+        table: &ForwardingTable,
+        peer: &Peer,
+        item: &Item,
+        inner: &InnerPacket,
+        payload: &[u8],
+        reading: &Reading,
+    ) -> Result<(), DropReason> {
         let about = self.received.about(item.buffer).ok_or(DropReason::Malformed)?;
         let (source, local, at) = (about.source, about.destination, stamp(&about, reading));
         let packet = ControlPacket { node: peer.node(), source, local, at, read: reading.now, bytes: payload.to_vec() };
-        self.queues.control.try_send(packet).map_err(|_| DropReason::QueueFull)
+        let probe = Probe::decode(payload).filter(|probe| peer.is_calm() && probe.is_routine());
+        let (Some(probe), IpAddr::V6(to)) = (probe, inner.source) else {
+            return self.queues.control.try_send(packet).map_err(|_| DropReason::QueueFull);
+        };
+        // Queued first: a peer that sends more requests than are read gets no answers either.
+        self.queues.probes.try_send(packet).map_err(|_| DropReason::QueueFull)?;
+        if let Probe::Request(request) = probe {
+            let now = clock::now();
+            let reply = ProbeReply::to(&request, now.saturating_since(at), now.saturating_since(reading.now));
+            let answer = overlay::wrap(table.local().address_v6, to, &Probe::Reply(reply).encode());
+            return self.transmitter.send_packet(peer, None, &answer);
+        }
+        Ok(())
     }
 
     fn report_move(&self, peer: &Peer, item: &Item, reading: &Reading) {

@@ -6,7 +6,7 @@ use crate::tunnel::Tunnel;
 use arc_swap::{ArcSwapOption, Guard};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 /// The shortest time between two events of one kind about one peer, in nanoseconds: the control task needs to learn of
 /// a move or a wish once, and a second is shorter than anything it decides.
@@ -29,6 +29,7 @@ pub struct Peer {
     tunnel: Arc<Tunnel>,
     path: ArcSwapOption<Path>,
     mtu: AtomicU16,
+    calm: AtomicBool,
     moved: Throttle,
     wanted: Throttle,
 }
@@ -41,6 +42,7 @@ impl Peer {
             tunnel,
             path: ArcSwapOption::empty(),
             mtu: AtomicU16::new(mtu),
+            calm: AtomicBool::new(false),
             moved: Throttle::default(),
             wanted: Throttle::default(),
         })
@@ -74,6 +76,18 @@ impl Peer {
     /// Sets the largest inner packet the link carries, in bytes.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Tells whether the link answers its probes, so that one more says nothing that is urgent.
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the link answers its probes.
+    ///
+    /// On a calm link the inbound thread answers probes by itself and wakes the control task for none of them.
+    pub fn set_calm(&self, calm: bool) {
+        self.calm.store(calm, Ordering::Relaxed);
     }
 
     pub(super) fn may_report_move(&self, now: Instant) -> bool {

@@ -11,6 +11,10 @@ const DATAGRAMS: usize = 1_024;
 /// Control packets waiting: a round of probes and gossip from as many peers.
 const CONTROL: usize = 1_024;
 
+/// Probes of calm links waiting for the control task to be awake, which it is once a second at least: more than the 200
+/// requests a second it sends at most and as many that it gets.
+const PROBES: usize = 1_024;
+
 /// Events waiting.
 const EVENTS: usize = 256;
 
@@ -82,6 +86,7 @@ pub enum Event {
 pub struct Queues {
     pub(super) datagrams: mpsc::Sender<UnopenedDatagram>,
     pub(super) control: mpsc::Sender<ControlPacket>,
+    pub(super) probes: std::sync::mpsc::SyncSender<ControlPacket>,
     pub(super) events: mpsc::Sender<Event>,
 }
 
@@ -92,6 +97,9 @@ pub struct Receivers {
     pub datagrams: mpsc::Receiver<UnopenedDatagram>,
     /// Control packets.
     pub control: mpsc::Receiver<ControlPacket>,
+    /// Probes of calm links, the requests among them already answered. Nobody is woken for them: whoever is awake takes
+    /// them.
+    pub probes: std::sync::mpsc::Receiver<ControlPacket>,
     /// Events.
     pub events: mpsc::Receiver<Event>,
 }
@@ -100,7 +108,9 @@ pub struct Receivers {
 pub fn queues() -> (Queues, Receivers) {
     let (datagrams, datagrams_out) = mpsc::channel(DATAGRAMS);
     let (control, control_out) = mpsc::channel(CONTROL);
+    let (probes, probes_out) = std::sync::mpsc::sync_channel(PROBES);
     let (events, events_out) = mpsc::channel(EVENTS);
-    let receivers = Receivers { datagrams: datagrams_out, control: control_out, events: events_out };
-    (Queues { datagrams, control, events }, receivers)
+    let receivers =
+        Receivers { datagrams: datagrams_out, control: control_out, probes: probes_out, events: events_out };
+    (Queues { datagrams, control, probes, events }, receivers)
 }

@@ -12,6 +12,7 @@ use crate::platform::udp::{UdpOptions, UdpSocket};
 use crate::tunnel::{Host, Initiation, Outbox, Sealed, Tunnel, TunnelOptions};
 use crate::wire::DropReason;
 use crate::wire::overlay::{CONTROL_PORT, wrap};
+use crate::wire::probe::{PING, Probe, ProbeReply, ProbeReport, ProbeRequest};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use std::io::{ErrorKind, Read, Write};
@@ -65,6 +66,7 @@ struct Node {
     plane: Dataplane,
     events: mpsc::Receiver<Event>,
     control: mpsc::Receiver<ControlPacket>,
+    probes: std::sync::mpsc::Receiver<ControlPacket>,
     number: u8,
 }
 
@@ -89,9 +91,9 @@ impl Node {
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local(number), vec![])));
         let udp = Arc::new(udp);
         let (plane, receivers) = Self::plane(&tun, &udp, &table, &host);
-        let Receivers { events, control, datagrams } = receivers;
+        let Receivers { events, control, probes, datagrams } = receivers;
         Self::answer_handshakes(datagrams, Arc::clone(&host), Arc::clone(&table), plane.transmitter().clone());
-        Node { inside, host, tun, udp, table, plane, events, control, number }
+        Node { inside, host, tun, udp, table, plane, events, control, probes, number }
     }
 
     fn plane(
@@ -405,6 +407,44 @@ fn control_packets_go_past_the_kernel_with_their_source_and_time() {
         }
         b.until_dropped(DropReason::ReservedPort, 2);
         assert!(a.control.try_recv().is_err());
+    });
+}
+
+#[test]
+fn probes_of_a_calm_link_are_answered_at_once_and_wake_nobody() {
+    in_namespace("probes_of_a_calm_link_are_answered_at_once_and_wake_nobody", || {
+        let (mut a, mut b) = pair();
+        let (from, to): (Ipv6Addr, Ipv6Addr) = (v6(2).parse().unwrap(), v6(1).parse().unwrap());
+        let (table, others) = (b.table.load_full(), a.table.load_full());
+        let request =
+            |sequence| ProbeRequest { sequence, sent_nanos: 77, report: ProbeReport { sent: 5, ..Default::default() } };
+        let ask = |sequence| {
+            let message = wrap(from, to, &Probe::Request(request(sequence)).encode());
+            b.plane.transmitter().send_packet(&table.peers()[0], None, &message).unwrap();
+        };
+        // Not calm: the control task is asked.
+        ask(1);
+        assert_eq!(Probe::decode(&a.control.blocking_recv().unwrap().bytes), Some(Probe::Request(request(1))));
+
+        others.peers()[0].set_calm(true);
+        ask(2);
+        let answer = b.control.blocking_recv().unwrap();
+        let Some(Probe::Reply(reply)) = Probe::decode(&answer.bytes) else { panic!("{answer:?}") };
+        assert_eq!(reply, ProbeReply::to(&request(2), reply.held_since_kernel, reply.held_since_read));
+        assert!(reply.held_since_read <= reply.held_since_kernel);
+        let kept = a.probes.recv().unwrap();
+        assert_eq!((kept.node, Probe::decode(&kept.bytes)), (node(2), Some(Probe::Request(request(2)))));
+        assert!(a.control.try_recv().is_err());
+
+        // An operator waits for a ping, so it goes the short way.
+        ask(3 | PING);
+        assert_eq!(Probe::decode(&a.control.blocking_recv().unwrap().bytes), Some(Probe::Request(request(3 | PING))));
+
+        // Requests that nobody takes in are not answered for ever.
+        for sequence in 0..2_000 {
+            ask(4 + sequence);
+        }
+        a.until("a full queue", |_, inbound| inbound.dropped(DropReason::QueueFull) > 0);
     });
 }
 

@@ -72,7 +72,26 @@ pub enum Probe {
     Reply(ProbeReply),
 }
 
+/// Sequences of challenges to an endpoint carry this bit, those of ordinary probes do not.
+pub const CHALLENGE: u32 = 1 << 31;
+/// Sequences of an operator's pings carry this bit.
+pub const PING: u32 = 1 << 30;
+
+impl ProbeReply {
+    /// Makes the reply to a request from how long it was held since the kernel's stamp and since it was read.
+    pub fn to(request: &ProbeRequest, held_since_kernel: Duration, held_since_read: Duration) -> Self {
+        let (sequence, sent_nanos) = (request.sequence, request.sent_nanos);
+        ProbeReply { sequence, sent_nanos, held_since_kernel, held_since_read }
+    }
+}
+
 impl Probe {
+    /// Tells whether the probe is one of the schedule's, not a challenge and not an operator's ping.
+    pub fn is_routine(&self) -> bool {
+        let (Probe::Request(ProbeRequest { sequence, .. }) | Probe::Reply(ProbeReply { sequence, .. })) = self;
+        sequence & (CHALLENGE | PING) == 0
+    }
+
     /// Encodes the probe.
     pub fn encode(&self) -> [u8; PROBE_LEN] {
         let mut out = [0u8; PROBE_LEN];
