@@ -1,6 +1,6 @@
 //! The daemon: wiring between the control engine, the tunnels, the data threads, the host and the operator.
 //!
-//! One task owns everything that decides ([`driver::Driver`]); it waits for whatever comes first (a datagram the data threads
+//! One task owns everything that decides (`driver::Driver`); it waits for whatever comes first (a datagram the data threads
 //! handed up, a deadline, a command of the local interface, a signal, a change of the host's network), gives it to the
 //! engine, and does what the engine asks for. The data threads never wait for it.
 #![forbid(unsafe_code)]

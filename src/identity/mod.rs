@@ -1,6 +1,6 @@
 //! Who is who: keys, the authority, certificates, records, revocations, and the ways in. Pure.
 //!
-//! Everything signed is a COSE_Sign1 over a deterministic payload ([`cose`], [`cbor`]); whoever holds a `Signed…`
+//! Everything signed is a COSE_Sign1 over a deterministic payload (`cose`, `cbor`); whoever holds a `Signed…`
 //! value holds one that was verified. `docs/protocol.md` §2 has the bytes.
 #![forbid(unsafe_code)]
 
