@@ -1,4 +1,4 @@
-//! The lab and its hosts: each host is a network namespace with its own host name and its own `/run`.
+//! The lab and its hosts: each host is a network namespace with its own host name, name files and `/run`.
 
 use std::fs;
 use std::net::IpAddr;
@@ -389,5 +389,16 @@ fn settle(name: &str, run_dir: &Path, netns: &Netns) -> Result<()> {
     nix::errno::Errno::result(named).context("set a host's name")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make a host's mounts private")?;
-    mount(Some(run_dir), "/run", none, MsFlags::MS_BIND, none).context("give a host its own /run")
+    mount(Some(run_dir), "/run", none, MsFlags::MS_BIND, none).context("give a host its own /run")?;
+    // Whoever looks up the host's name must find it here and not ask this machine's resolver over the host's network.
+    let hosts = format!("127.0.0.1 localhost {name}\n::1 localhost {name}\n");
+    for (file, content) in [("/etc/hosts", hosts.as_str()), ("/etc/resolv.conf", "# no resolver\n")] {
+        if !Path::new(file).exists() {
+            continue;
+        }
+        let own = run_dir.join(file.trim_start_matches("/etc/"));
+        std::fs::write(&own, content).context("write a host's own name files")?;
+        mount(Some(&own), file, none, MsFlags::MS_BIND, none).context("give a host its own name files")?;
+    }
+    Ok(())
 }
