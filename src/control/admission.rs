@@ -101,7 +101,7 @@ impl Engine {
         wall: UnixTime,
     ) -> Result<(), DropReason> {
         let me = Recipient::new(&self.own.keys.wireguard);
-        let at = wall.max(self.membership.floor());
+        let at = self.membership.present(wall);
         // The sender proves that it holds the certificate's signing key, so a copied certificate introduces nobody.
         let opened = introduction::open(&me, &self.own.anchor, at, datagram)?;
         let node = opened.certificate.certificate().node;
@@ -161,7 +161,7 @@ impl Engine {
                 Err(refusal) => Err(JoinRefusal::Invite(refusal)),
                 Ok(grant) => {
                     let authority = self.own.authority.as_ref();
-                    let at = wall.max(self.membership.floor());
+                    let at = self.membership.present(wall);
                     match grant.issue(authority, &self.own.keys.signing, &self.own.anchor, at) {
                         Err(_) => Err(JoinRefusal::Unavailable),
                         Ok(certificate) => {
@@ -273,7 +273,7 @@ impl Engine {
         let Some(authority) = self.own.authority.as_ref() else { return Err(CommandError::NotAuthority) };
         let subject = self.membership.members().find(|(_, member)| member.certificate().name == *name);
         let Some((node, member)) = subject else { return Err(CommandError::NoSuchMember(name.clone())) };
-        let revocation = Revocation::of(member.certificate(), wall.max(self.membership.floor()));
+        let revocation = Revocation::of(member.certificate(), self.membership.present(wall));
         let signed = authority
             .revoke(&revocation)
             .map_err(|_| CommandError::Refused { what: "revocation", why: "the member is of another mesh" })?;
@@ -316,7 +316,7 @@ impl Engine {
     fn ask_for_renewal(&mut self, now: Instant, wall: UnixTime) {
         let certificate = self.own.certificate.certificate();
         let term = certificate.not_after.saturating_since(certificate.issued).min(Term::ONLINE);
-        let at = wall.max(self.membership.floor());
+        let at = self.membership.present(wall);
         // Half of what an authority node gives: a certificate that was signed offline for a year is not cut short.
         if certificate.not_after.saturating_since(at) > term / 2 {
             return;
@@ -335,7 +335,7 @@ impl Engine {
     /// # Errors
     /// No authority node answers at present, or the certificate holds longer than a renewed one would.
     pub fn renew(&mut self, now: Instant, wall: UnixTime) -> Result<(), CommandError> {
-        let at = wall.max(self.membership.floor());
+        let at = self.membership.present(wall);
         if Term::online(at).not_after <= self.own.certificate.certificate().not_after {
             return Err(CommandError::NotDue(self.own.certificate.certificate().not_after));
         }
@@ -396,7 +396,7 @@ impl Engine {
         let authority = self.own.authority.as_ref()?;
         let old = self.membership.get(node)?.certificate();
         // Of two certificates of one second and serial neither is the newer, and the renewed one would not be taken.
-        let at = wall.max(self.membership.floor()).max(old.issued + Duration::from_secs(1));
+        let at = self.membership.present(wall).max(old.issued + Duration::from_secs(1));
         let term = Term::online(at);
         if term.not_after <= old.not_after {
             return None;

@@ -317,7 +317,7 @@ impl Engine {
         } else if let Some(bootstrap) = self.bootstraps.get_mut(&key) {
             bootstrap.introduced = Some(now);
         }
-        let at = wall.max(self.membership.floor());
+        let at = self.membership.present(wall);
         let record = self.own_record().cloned();
         let (certificate, signing) = (&self.own.certificate, &self.own.keys.signing);
         let sealed = introduction::seal(&key, certificate, record.as_ref(), signing, at, answer_wanted, &mut self.rng);

@@ -120,6 +120,11 @@ impl Membership {
         self.floor
     }
 
+    /// The present as far as certificates go: our clock, or the floor where the clock is behind it.
+    pub fn present(&self, wall: UnixTime) -> UnixTime {
+        wall.max(self.floor)
+    }
+
     /// Raises the floor to a saved one.
     pub fn raise_floor(&mut self, floor: UnixTime) {
         self.floor = self.floor.max(floor);
@@ -227,7 +232,7 @@ impl Membership {
         if self.is_revoked(certificate) {
             return Merge::Refused(Refusal::Revoked);
         }
-        let at = wall.max(self.floor);
+        let at = self.present(wall);
         if signed.validity(at - EXPIRY_GRACE) == Validity::Expired {
             return Merge::Refused(Refusal::Expired);
         }
@@ -323,7 +328,7 @@ impl Membership {
 
     /// Removes the members whose certificate ended more than the grace ago, and names them.
     pub fn expire(&mut self, wall: UnixTime) -> Vec<NodeId> {
-        let at = wall.max(self.floor) - EXPIRY_GRACE;
+        let at = self.present(wall) - EXPIRY_GRACE;
         let gone: Vec<NodeId> = self
             .members
             .iter()

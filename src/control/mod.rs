@@ -286,7 +286,7 @@ impl Engine {
     fn publish(&mut self, now: Instant, wall: UnixTime) {
         // The wall clock in milliseconds as a floor: the sequence goes up across restarts even where no state was kept.
         self.sequence = self.sequence.saturating_add(1).max(wall.as_secs().saturating_mul(1000));
-        let issued = wall.max(self.membership.floor());
+        let issued = self.membership.present(wall);
         let record = Record {
             mesh: self.own.anchor.mesh,
             node: self.node,
