@@ -8,7 +8,7 @@ use rand_core::RngCore;
 use super::contact::Contact;
 use super::gossip::{GATHER, Object};
 use super::output::{Departure, Event, Output, PeerChange, Persist};
-use super::probe::{LinkState, Measurement, Prober};
+use super::probe::{LinkState, Measurement, Prober, jittered};
 use super::timer::TimerName;
 use super::{Arrival, Engine};
 use crate::identity::{NodeId, WireguardKey};
@@ -33,11 +33,23 @@ const SPREAD_PER_PEER: Duration = Duration::from_millis(2);
 /// The longest such spread.
 const MAX_SPREAD: Duration = Duration::from_secs(5);
 
-/// The part of the interval by which a probe may go out early in company: about its jitter, so that one link's
+/// The part of the interval by which a probe may go out early to join a company: about its jitter, so that one link's
 /// probes stay between three quarters of an interval and 1.1 intervals apart.
 const PROBE_WINDOW: u32 = 8;
-/// Probes that go out in company: some 150 µs of work, a burst of a kilobyte.
-const PROBES_TOGETHER: usize = 8;
+/// Probes of one company: some 400 µs of work, a burst of three kilobytes.
+const PROBES_TOGETHER: usize = 24;
+/// How long the probes of one company may take to go out; the next one to come begins another.
+const COMPANY_LIFE: Duration = Duration::from_millis(5);
+
+/// Links whose probes go out together, this time and the next: being awake costs more than a probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Company {
+    began: Instant,
+    /// When its probes go out again.
+    next: Instant,
+    /// How many more may join.
+    room: usize,
+}
 
 /// A peer.
 #[derive(Debug)]
@@ -365,19 +377,29 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let before = peer.prober.state();
         peer.prober.set_interval(interval);
-        let early = peer.prober.is_early();
         if let Some(request) = peer.prober.handle_timeout(now, &mut self.rng) {
             let bytes = Probe::Request(request).encode().to_vec();
             self.output(Output::Message { to: node, via: None, bytes });
-            if !early {
-                self.gather_probes(interval / PROBE_WINDOW, now);
-            }
+            self.join_company(node, interval, now);
         }
         self.after_probe(node, before, now);
     }
 
-    /// Brings forward the probes of a few other links that are up and due soon: being awake costs more than a probe.
-    fn gather_probes(&mut self, window: Duration, now: Instant) {
+    /// Puts a link whose probe has just gone out into the company that is going out, or makes it the first of a new one
+    /// and brings forward the probes of other links that are up and due soon.
+    fn join_company(&mut self, node: NodeId, interval: Duration, now: Instant) {
+        let open = |company: &Company| company.room > 0 && now.saturating_since(company.began) < COMPANY_LIFE;
+        let joined = self.company.filter(open);
+        let next = joined.map_or_else(|| now + jittered(interval, &mut self.rng), |company| company.next);
+        let company = joined.unwrap_or(Company { began: now, next, room: PROBES_TOGETHER });
+        self.company = Some(Company { room: company.room - 1, ..company });
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.prober.keep_company(next);
+        }
+        if joined.is_some() {
+            return;
+        }
+        let window = interval / PROBE_WINDOW;
         let soon: Vec<NodeId> = self
             .timers
             .until(now + window)

@@ -149,6 +149,8 @@ pub struct Engine {
     pings: BTreeMap<u32, (NodeId, Instant)>,
     /// Contacts of an earlier life, until their members are adopted.
     remembered: BTreeMap<NodeId, contact::Contact>,
+    /// The probes that are going out together.
+    company: Option<link::Company>,
 }
 
 impl Engine {
@@ -188,6 +190,7 @@ impl Engine {
             renewed: BTreeMap::new(),
             pings: BTreeMap::new(),
             remembered: BTreeMap::new(),
+            company: None,
         };
         let certificate = engine.own.certificate.clone();
         engine.membership.merge_verified(certificate.clone(), wall);

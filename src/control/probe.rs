@@ -74,8 +74,6 @@ pub struct Prober {
     outstanding: VecDeque<Outstanding>,
     next_sequence: u32,
     next_probe: Instant,
-    /// The next probe was brought forward.
-    early: bool,
     smoothed: Option<(Duration, Duration)>,
     missed_in_row: u32,
     first_missed: Option<Instant>,
@@ -125,7 +123,6 @@ impl Prober {
             outstanding: VecDeque::new(),
             next_sequence: 1,
             next_probe: now,
-            early: false,
             smoothed: None,
             missed_in_row: 0,
             first_missed: None,
@@ -189,14 +186,16 @@ impl Prober {
         let soon = now < self.next_probe && self.next_probe <= now + window;
         let brought = self.initiator && self.state == LinkState::Up && soon;
         if brought {
-            (self.next_probe, self.early) = (now, true);
+            self.next_probe = now;
         }
         brought
     }
 
-    /// Whether the next probe goes out early because another link's was due.
-    pub fn is_early(&self) -> bool {
-        self.early
+    /// Moves the next probe to `next`, where the link is up: it goes out in company of others again.
+    pub fn keep_company(&mut self, next: Instant) {
+        if self.state == LinkState::Up {
+            self.next_probe = next;
+        }
     }
 
     /// Judges what is due and returns the request to send, if one is due.
@@ -213,7 +212,6 @@ impl Prober {
         }
         self.outstanding.push_back(Outstanding { sequence, sent: now, missed: false, lost: false });
         self.next_probe = now + jittered(self.current_interval(now), rng);
-        self.early = false;
         Some(ProbeRequest { sequence, sent_nanos: now.as_nanos(), report: self.report })
     }
 
@@ -394,8 +392,8 @@ impl Prober {
     }
 }
 
-/// The interval times a random factor between 0.9 and 1.1, so that links do not fall into step.
-fn jittered(interval: Duration, rng: &mut impl RngCore) -> Duration {
+/// The interval times a random factor between 0.9 and 1.1, so that the probes of different nodes do not fall into step.
+pub(super) fn jittered(interval: Duration, rng: &mut impl RngCore) -> Duration {
     interval.mul_f64(0.9 + 0.2 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
 
@@ -559,10 +557,15 @@ mod tests {
         let early = due - window;
         assert!(!pair.ends[0].bring_forward(window, early - Duration::from_nanos(1)), "too early");
         assert!(!pair.ends[1].bring_forward(Duration::from_secs(9), early), "the reflector sends none");
-        assert!(pair.ends[0].bring_forward(window, early) && pair.ends[0].is_early());
+        assert!(pair.ends[0].bring_forward(window, early));
         assert!(!pair.ends[0].bring_forward(window, early), "once");
         assert!(pair.ends[0].handle_timeout(early, &mut pair.rng).is_some());
-        assert!(!pair.ends[0].is_early() && pair.ends[0].next_probe >= early + Duration::from_millis(900));
+        assert!(pair.ends[0].next_probe >= early + Duration::from_millis(900));
+        pair.ends[0].keep_company(due);
+        assert_eq!(pair.ends[0].next_probe, due);
+        pair.ends[0].enter(LinkState::Suspect, due);
+        pair.ends[0].keep_company(due + window);
+        assert_eq!(pair.ends[0].next_probe, due, "a suspect keeps its own pace");
     }
 
     #[test]

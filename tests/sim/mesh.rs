@@ -49,6 +49,8 @@ pub struct Host {
     /// Peers this host has (had) a session with since it started.
     pub reached: BTreeSet<NodeId>,
     pub events: Vec<(Instant, Event)>,
+    /// How often its deadlines woke it.
+    pub woken: u64,
     starts: u64,
 }
 
@@ -93,6 +95,7 @@ impl Mesh {
                     signs: false,
                     reached: BTreeSet::new(),
                     events: Vec::new(),
+                    woken: 0,
                     starts: 0,
                 }
             })
@@ -124,6 +127,7 @@ impl Mesh {
             signs: false,
             reached: BTreeSet::new(),
             events: Vec::new(),
+            woken: 0,
             starts: 0,
         });
     }
@@ -218,6 +222,7 @@ impl Mesh {
                     && engine.poll_timeout().is_some_and(|(at, _)| at <= now)
                 {
                     engine.handle_timeout(now, wall);
+                    self.hosts[host].woken += 1;
                     self.drain(host);
                 }
             }

@@ -103,6 +103,24 @@ fn a_node_joins_a_running_mesh() {
 }
 
 #[test]
+fn a_quiet_node_probes_all_its_links_in_few_wakings() {
+    let mut mesh = formed(23, 20);
+    mesh.run(secs(20));
+    let before: Vec<(u64, u64)> =
+        mesh.hosts.iter().zip(&mesh.net.sent).map(|(host, sent)| (host.woken, sent.0)).collect();
+    mesh.run(secs(60));
+    let after = mesh.hosts.iter().zip(&mesh.net.sent).map(|(host, sent)| (host.woken, sent.0));
+    let spent: Vec<(u64, u64)> = before.iter().zip(after).map(|(a, b)| (b.0 - a.0, b.1 - a.1)).collect();
+    println!("wakings and packets sent in a minute: {spent:?}");
+    for (host, (woken, sent)) in spent.into_iter().enumerate() {
+        // 19 links, a probe or an answer each second on every one of them, probes between 0.9 and 1.1 s apart.
+        assert!(sent >= 19 * 54, "host {host} sent {sent} packets in a minute");
+        // At most two companies a second, and the housekeeping of the mesh.
+        assert!(woken <= 60 * 3, "host {host} woke {woken} times in a minute");
+    }
+}
+
+#[test]
 fn every_node_restarts_while_the_bootstrap_node_is_dead() {
     let mut mesh = formed(31, 10);
     mesh.kill(0);
