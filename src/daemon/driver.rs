@@ -27,7 +27,7 @@ use crate::platform::clock;
 use crate::platform::host_state::{Device, HostState};
 use crate::platform::host_watch::{HostEvent, HostWatch};
 use crate::platform::netlink;
-use crate::telemetry::{Answer, EventKind, EventRing};
+use crate::telemetry::{EventKind, EventRing};
 use crate::time::{Instant, UnixTime};
 use crate::tunnel::{HandshakeEvent, Initiation, Outbox};
 use crate::wire::{DropReason, overlay};
@@ -472,11 +472,10 @@ impl Driver {
         let Some(link) = self.links.get_mut(node) else { return };
         match measurement {
             Measurement::Sample { sent, path_rtt, late, .. } => {
-                let answer = Answer { rtt: path_rtt, transit: None };
                 if late {
-                    link.statistics.late(now, sent, answer);
+                    link.statistics.late(now, sent, path_rtt);
                 } else {
-                    link.statistics.answered(now, sent, answer);
+                    link.statistics.answered(now, sent, path_rtt);
                 }
             }
             Measurement::Lost { sent } => link.statistics.lost(now, sent),

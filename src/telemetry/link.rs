@@ -6,24 +6,6 @@ use std::time::Duration;
 use super::{Jitter, LossEstimate, Sketch};
 use crate::time::Instant;
 
-/// A probe's answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// The round trip.
-    pub rtt: Duration,
-    /// The one-way transit times, where the probe carried stamps of both ends.
-    pub transit: Option<Transit>,
-}
-
-/// One-way transit times in nanoseconds by two clocks with an unknown, fixed offset: only differences mean anything.
-#[derive(Clone, Copy, Debug)]
-pub struct Transit {
-    /// From here to the peer.
-    pub forward_nanos: i64,
-    /// From the peer to here.
-    pub backward_nanos: i64,
-}
-
 /// Rolling statistics of one link: what its probes told in the last five minutes.
 ///
 /// A probe belongs to the moment it was sent. It is `answered`, or it is `lost` once its time is over; an answer after
@@ -33,8 +15,6 @@ pub struct LinkStatistics {
     /// Oldest first, by strictly rising `slot`; at most [`BUCKETS`].
     buckets: VecDeque<Bucket>,
     jitter: Jitter,
-    jitter_forward: Jitter,
-    jitter_backward: Jitter,
 }
 
 /// How long a bucket is, and so by how much the window's start moves at once.
@@ -68,10 +48,6 @@ pub struct LinkSummary {
     pub rtt: Option<RttSummary>,
     /// Jitter of the round trip.
     pub jitter: Duration,
-    /// Jitter of the way there; zero where probes carry no stamps.
-    pub jitter_forward: Duration,
-    /// Jitter of the way back; zero where probes carry no stamps.
-    pub jitter_backward: Duration,
 }
 
 /// Round trips of a window: the ends exact, the quantiles within 0.1 %.
@@ -93,9 +69,9 @@ impl LinkStatistics {
         Self::default()
     }
 
-    /// Takes the answer of a probe that was sent at `sent`.
-    pub fn answered(&mut self, now: Instant, sent: Instant, answer: Answer) {
-        self.take_answer(now, sent, answer, false);
+    /// Takes the round trip of an answered probe that was sent at `sent`.
+    pub fn answered(&mut self, now: Instant, sent: Instant, rtt: Duration) {
+        self.take_answer(now, sent, rtt, false);
     }
 
     /// Takes note that a probe sent at `sent` was not answered in its time.
@@ -105,27 +81,23 @@ impl LinkStatistics {
         }
     }
 
-    /// Takes an answer that came after the probe was reported lost.
-    pub fn late(&mut self, now: Instant, sent: Instant, answer: Answer) {
-        self.take_answer(now, sent, answer, true);
+    /// Takes the round trip of an answer that came after the probe was reported lost.
+    pub fn late(&mut self, now: Instant, sent: Instant, rtt: Duration) {
+        self.take_answer(now, sent, rtt, true);
     }
 
-    fn take_answer(&mut self, now: Instant, sent: Instant, answer: Answer, late: bool) {
+    fn take_answer(&mut self, now: Instant, sent: Instant, rtt: Duration, late: bool) {
         if let Some(bucket) = self.bucket(now, sent) {
             bucket.answered = bucket.answered.saturating_add(1);
             if late {
                 bucket.late = bucket.late.saturating_add(1);
                 bucket.lost = bucket.lost.saturating_sub(1);
             }
-            bucket.min = bucket.min.min(answer.rtt);
-            bucket.max = bucket.max.max(answer.rtt);
-            bucket.rtt.record(answer.rtt);
+            bucket.min = bucket.min.min(rtt);
+            bucket.max = bucket.max.max(rtt);
+            bucket.rtt.record(rtt);
         }
-        self.jitter.record(i64::try_from(answer.rtt.as_nanos()).unwrap_or(i64::MAX));
-        if let Some(transit) = answer.transit {
-            self.jitter_forward.record(transit.forward_nanos);
-            self.jitter_backward.record(transit.backward_nanos);
-        }
+        self.jitter.record(i64::try_from(rtt.as_nanos()).unwrap_or(i64::MAX));
     }
 
     /// Forgets everything, as after the path has changed.
@@ -155,8 +127,6 @@ impl LinkStatistics {
             loss: LossEstimate::new(lost, answered + lost),
             rtt,
             jitter: self.jitter.estimate(),
-            jitter_forward: self.jitter_forward.estimate(),
-            jitter_backward: self.jitter_backward.estimate(),
         }
     }
 
@@ -216,8 +186,8 @@ mod tests {
         Instant::from_millis(millis)
     }
 
-    fn rtt(micros: u64) -> Answer {
-        Answer { rtt: Duration::from_micros(micros), transit: None }
+    fn rtt(micros: u64) -> Duration {
+        Duration::from_micros(micros)
     }
 
     #[test]
@@ -267,19 +237,6 @@ mod tests {
             link.answered(ms(second * 1_000), ms(second * 1_000), rtt(5_000 + (second * 7_919) % 50_000));
         }
         assert!(link.memory_bytes() <= 4_096, "{} bytes", link.memory_bytes());
-    }
-
-    #[test]
-    fn jitter_is_told_per_direction() {
-        let mut link = LinkStatistics::new();
-        for i in 0..100i64 {
-            let transit = Transit { forward_nanos: 5_000_000, backward_nanos: 5_000_000 + (i % 2) * 160_000 };
-            let answer = Answer { rtt: Duration::from_millis(10), transit: Some(transit) };
-            link.answered(ms(i as u64 * 100), ms(i as u64 * 100), answer);
-        }
-        let summary = link.summary(ms(10_000));
-        assert_eq!((summary.jitter, summary.jitter_forward), (Duration::ZERO, Duration::ZERO));
-        assert!(summary.jitter_backward > Duration::from_micros(155), "{:?}", summary.jitter_backward);
     }
 
     proptest! {

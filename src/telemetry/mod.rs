@@ -10,6 +10,6 @@ pub mod sketch;
 
 pub use event::{Event, EventKind, EventRing};
 pub use jitter::Jitter;
-pub use link::{Answer, LinkStatistics, LinkSummary, RttSummary, Transit};
+pub use link::{LinkStatistics, LinkSummary, RttSummary};
 pub use loss::LossEstimate;
 pub use sketch::Sketch;
