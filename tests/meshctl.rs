@@ -155,11 +155,12 @@ fn a_protected_authority_asks_for_its_passphrase_file() {
 #[test]
 fn exit_codes_tell_what_failed() {
     let directory = initialised();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 8] = [
         (&["status"], 3, "no daemon answers at"),
         (&["ping", "web2"], 3, "no daemon answers at"),
         (&["status", "--frobnicate"], 2, "unexpected argument"),
-        (&["ping", "web2", "--interval", "1ms"], 2, "--interval must lie"),
+        (&["ping", "web2", "-c", "3", "--interval", "1ms"], 2, "--interval must lie"),
+        (&["ping", "web2", "-n", "3", "--interval", "1ms"], 2, "--interval must lie"),
         (&["check", "nothing.toml"], 4, "nothing.toml"),
         (&["sign", "node.cert", "--authority", "nothing.key"], 1, "node.cert"),
         (&["invite", "web2", "--expires", "90d"], 2, "--expires must lie"),

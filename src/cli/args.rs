@@ -75,7 +75,8 @@ pub struct MeshctlArgs {
 #[derive(Clone, Debug, Args)]
 pub struct GlobalArgs {
     /// The daemon's configuration file.
-    #[arg(long, short, value_name = "FILE", env = "MESHD_CONFIG", default_value = DEFAULT_PATH, global = true)]
+    // No `-c`: to fingers that know ping, `meshctl ping db1 -c 3` means a count.
+    #[arg(long, value_name = "FILE", env = "MESHD_CONFIG", default_value = DEFAULT_PATH, global = true)]
     pub config: PathBuf,
     /// The daemon's socket; the configuration names it otherwise.
     #[arg(long, value_name = "PATH", env = "MESHD_SOCKET", global = true)]
@@ -345,7 +346,7 @@ pub struct PingArgs {
     #[arg(value_name = "NODE")]
     pub node: String,
     /// How many probes.
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, short, short_alias = 'n', value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub count: u32,
     /// Time between two probes, 10ms to 60s.
     #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
