@@ -22,6 +22,7 @@ mod forwarding;
 pub mod icmp;
 mod inbound;
 pub mod inner;
+pub mod offload;
 mod outbound;
 mod peer;
 mod prefix_map;
