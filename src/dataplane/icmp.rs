@@ -1,6 +1,7 @@
 //! Errors told to this host's own applications, so that they fail at once instead of after a timeout.
 
 use super::inner::{ICMP, ICMPV6, InnerPacket};
+use super::offload::checksum::Sum;
 use crate::time::Instant;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -70,7 +71,7 @@ fn write_v4(packet: &[u8], to: Ipv4Addr, trouble: Trouble, from: Ipv4Addr, out: 
     message[9] = ICMP;
     message[12..16].copy_from_slice(&from.octets());
     message[16..20].copy_from_slice(&to.octets());
-    let sum = checksum(&[&message[..20]]);
+    let sum = Sum::of(&message[..20]).checksum();
     message[10..12].copy_from_slice(&sum.to_be_bytes());
     // Destination unreachable: 1 host unreachable, 4 fragmentation needed (RFC 792, RFC 1191 §4).
     message[20] = 3;
@@ -82,7 +83,7 @@ fn write_v4(packet: &[u8], to: Ipv4Addr, trouble: Trouble, from: Ipv4Addr, out: 
         }
     };
     message[28..].copy_from_slice(quoted);
-    let sum = checksum(&[&message[20..]]);
+    let sum = Sum::of(&message[20..]).checksum();
     message[22..24].copy_from_slice(&sum.to_be_bytes());
     length
 }
@@ -107,24 +108,10 @@ fn write_v6(packet: &[u8], to: Ipv6Addr, trouble: Trouble, from: Ipv6Addr, out: 
         }
     }
     message[48..].copy_from_slice(quoted);
-    let payload = (8 + quoted.len() as u32).to_be_bytes();
-    let sum = checksum(&[&message[8..40], &payload, &u32::from(ICMPV6).to_be_bytes(), &message[40..]]);
+    let pseudo = Sum::pseudo(from.into(), to.into(), ICMPV6, 8 + quoted.len());
+    let sum = pseudo.add(&message[40..]).checksum();
     message[42..44].copy_from_slice(&sum.to_be_bytes());
     length
-}
-
-/// The Internet checksum (RFC 1071) over parts, all but the last of even length.
-pub(super) fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u32;
-    for part in parts {
-        for pair in part.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 /// How many errors are sent: a burst of 50 and 50 a second, enough for every application on a host to learn of every
@@ -180,7 +167,7 @@ mod tests {
             let read = InnerPacket::parse(&message).unwrap();
             assert_eq!((read.length, read.protocol), (message.len(), 1));
             assert!(message.len() <= 576);
-            assert_eq!((checksum(&[&message[..20]]), checksum(&[&message[20..]])), (0, 0));
+            assert_eq!((Sum::of(&message[..20]).checksum(), Sum::of(&message[20..]).checksum()), (0, 0));
             assert_eq!(message[20..22], [3, 1]);
             assert!(offending.starts_with(&message[28..]));
 
@@ -189,7 +176,8 @@ mod tests {
             let read = InnerPacket::parse(&message).unwrap();
             assert_eq!((read.length, read.protocol), (message.len(), 58));
             let length = (message.len() as u32 - 40).to_be_bytes();
-            assert_eq!(checksum(&[&message[8..40], &length, &[0, 0, 0, 58], &message[40..]]), 0);
+            let sum = Sum::of(&message[8..40]).add(&length).add(&[0, 0, 0, 58]).add(&message[40..]);
+            assert_eq!(sum.checksum(), 0);
             assert_eq!((message[40], &message[44..48]), (2, &1_280u32.to_be_bytes()[..]));
             assert!(offending.starts_with(&message[48..]));
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IP protocol numbers (IANA) the data plane knows.
 pub const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
 pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
 
@@ -149,6 +150,7 @@ fn is_link_scoped(address: IpAddr) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::offload::checksum::Sum;
     use super::*;
     use proptest::prelude::*;
 
@@ -160,7 +162,7 @@ pub(super) mod tests {
                 bytes[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
                 bytes.extend(source.octets());
                 bytes.extend(destination.octets());
-                let sum = super::super::icmp::checksum(&[&bytes]);
+                let sum = Sum::of(&bytes).checksum();
                 bytes[10..12].copy_from_slice(&sum.to_be_bytes());
                 bytes.extend(payload);
                 bytes
