@@ -10,6 +10,8 @@
 pub mod checksum;
 mod coalesce;
 mod split;
+#[cfg(test)]
+mod tests;
 mod virtio;
 
 pub use coalesce::{Coalescer, Delivery, Offloads, Run};
