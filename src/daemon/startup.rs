@@ -16,7 +16,7 @@ use super::state::StateFiles;
 use crate::api::{self, Server};
 use crate::config::{Config, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
-use crate::dataplane::{self, Dataplane, DataplaneOptions, Local, queues};
+use crate::dataplane::{self, Dataplane, Local, queues};
 use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
 use crate::platform::file::{self, FileError};
 use crate::platform::host_watch::HostWatch;
@@ -207,7 +207,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());
     let host = Arc::clone(driver.links.host());
-    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders, DataplaneOptions::default())?);
+    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let backend = Arc::new(LocalBackend::new(commands));
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();

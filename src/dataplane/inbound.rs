@@ -1,29 +1,48 @@
 //! From the peers to the TUN.
 
 use super::counters::Counters;
+use super::ecn;
 use super::forwarding::{ForwardingTable, Owner};
 use super::inner::InnerPacket;
+use super::offload::{Coalescer, Delivery, Offloads, Run, Segments};
+use super::outbound::Found;
 use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
-use crate::platform::tun::Tun;
+use crate::platform::tun::{Framing, Tun};
 use crate::platform::udp::UdpSocket;
-use crate::platform::udp_batch::{BATCH, ReceiveBatch, Received};
-use crate::platform::wake::Wake;
-use crate::tunnel::{Host, LEAST_BUFFER, OVERHEAD, Outbox, Tunnel};
+use crate::platform::udp_batch::{ReceiveBatch, Received};
+use crate::tunnel::{Host, OVERHEAD, Outbox, Tunnel};
 use crate::wire::DropReason;
 use crate::wire::overlay::{self, CONTROL_PORT};
 use crate::wire::probe::{Probe, ProbeReply};
 use arc_swap::ArcSwap;
+use std::io::IoSlice;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// How long the thread pauses after an error in receiving, in milliseconds. Errors of single datagrams (a port
-/// unreachable here, a firewall there) are not reported on receiving, so this is rare.
-const ERROR_PAUSE: u16 = 10;
+/// Buffers of one receive, each large enough for all datagrams the kernel may put together. What is never used of them
+/// costs nothing.
+const BUFFERS: usize = 32;
 
-/// The inbound thread's belongings.
+/// Bytes of one buffer.
+const BUFFER: usize = 65_536;
+
+/// Buffers taken at once while datagrams arrive put together: half a megabyte, which stays in the second-level cache and
+/// keeps the other direction waiting for less than half a millisecond.
+const FEW_BUFFERS: usize = 8;
+
+/// Data messages opened in one go: the most small ones in [`FEW_BUFFERS`] buffers of 64.
+const MOST_ITEMS: usize = 512;
+
+/// Bytes opened to in one go.
+const OPENED: usize = FEW_BUFFERS * BUFFER;
+
+/// Pieces of a packet made of several, the header included; the coalescer makes runs of at most 64 packets.
+const MOST_PIECES: usize = 72;
+
+/// The way in's belongings.
 pub(super) struct Inbound {
     tun: Arc<Tun>,
     udp: Arc<UdpSocket>,
@@ -31,16 +50,19 @@ pub(super) struct Inbound {
     host: Arc<Host>,
     queues: Queues,
     counters: Arc<Counters>,
-    wake: Arc<Wake>,
     transmitter: Transmitter,
     received: ReceiveBatch,
+    /// How many buffers the next receive may fill.
+    most: usize,
     /// Data messages of the batch.
     items: Vec<Item>,
+    /// Their bytes in all.
+    bytes: usize,
     /// The tunnels they belong to, each once.
     tunnels: Vec<Arc<Tunnel>>,
-    /// Where packets are opened to, one slot per item.
+    /// Where packets are opened to, one behind the other.
     opened: Box<[u8]>,
-    slot: usize,
+    coalescer: Coalescer,
     outbox: Outbox,
 }
 
@@ -56,13 +78,15 @@ struct Item {
     buffer: usize,
     start: usize,
     length: usize,
-    /// Bytes of the opened packet; zero until then, and for keepalives.
+    /// Where the opened packet lies, and its bytes; zero until then, and for keepalives.
+    at: usize,
     opened: usize,
     authentic: bool,
+    /// The ECN bits of its outer header.
+    ecn: u8,
 }
 
 impl Inbound {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the one place that owns all of these")]
     pub(super) fn new(
         tun: Arc<Tun>,
         udp: Arc<UdpSocket>,
@@ -70,46 +94,42 @@ impl Inbound {
         host: Arc<Host>,
         queues: Queues,
         counters: Arc<Counters>,
-        wake: Arc<Wake>,
-        largest_packet: usize,
     ) -> Self {
-        let slot = (largest_packet.next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
         Inbound {
             transmitter: Transmitter::new(Arc::clone(&udp)),
-            received: ReceiveBatch::new(BATCH, slot),
-            items: Vec::with_capacity(BATCH),
-            tunnels: Vec::with_capacity(BATCH),
-            opened: vec![0; BATCH * slot].into_boxed_slice(),
+            received: ReceiveBatch::new(BUFFERS, BUFFER),
+            most: BUFFERS,
+            items: Vec::with_capacity(MOST_ITEMS),
+            bytes: 0,
+            tunnels: Vec::with_capacity(BUFFERS),
+            opened: vec![0; OPENED].into_boxed_slice(),
+            coalescer: Coalescer::new(MOST_ITEMS, Offloads { tcp: false, udp: false }),
             outbox: Outbox::new(),
-            slot,
             tun,
             udp,
             table,
             host,
             queues,
             counters,
-            wake,
         }
     }
 
-    /// Moves packets until the latch is rung.
-    pub(super) fn run(mut self) {
-        while !self.wake.is_rung() {
-            match self.udp.receive(&mut self.received, &self.wake) {
-                Ok(0) => {}
-                Ok(count) => self.turn(count),
-                Err(_) => {
-                    self.counters.dropped(DropReason::SystemRefused);
-                    self.wake.wait(ERROR_PAUSE);
-                }
+    /// Moves what the socket has, one batch at most: sort out what is data, open it tunnel by tunnel, write it to the device.
+    pub(super) fn turn(&mut self) -> Found {
+        let count = match self.udp.receive(&mut self.received, self.most) {
+            Ok(0) => return Found::All,
+            Ok(count) => count,
+            // Errors of single datagrams (a port unreachable here, a firewall there) are not reported on receiving, so
+            // this is rare.
+            Err(_) => {
+                self.counters.dropped(DropReason::SystemRefused);
+                return Found::Trouble;
             }
-        }
-    }
-
-    /// Handles one batch: sort out what is data, open it tunnel by tunnel, write it to the device.
-    fn turn(&mut self, count: usize) {
+        };
+        let found = if count < self.most { Found::All } else { Found::More };
         self.counters.batch();
         let reading = Reading::take();
+        self.most = BUFFERS;
         for buffer in 0..count {
             let Some(about) = self.received.about(buffer) else {
                 self.counters.dropped(DropReason::Malformed);
@@ -123,17 +143,21 @@ impl Inbound {
                 self.counters.dropped(DropReason::Malformed);
                 continue;
             }
+            if about.stride < about.length {
+                self.most = FEW_BUFFERS;
+            }
             let mut start = 0;
             while start < about.length {
                 let length = about.stride.min(about.length - start);
-                self.classify(buffer, start, length, &about, &reading);
-                start += length;
-                if self.items.len() == BATCH {
+                if self.items.len() == MOST_ITEMS || self.bytes + length > OPENED {
                     self.open(&reading);
                 }
+                self.classify(buffer, start, length, &about, &reading);
+                start += length;
             }
         }
         self.open(&reading);
+        found
     }
 
     /// Keeps a data message for opening and hands everything else to the control task.
@@ -149,8 +173,21 @@ impl Inbound {
                 let Some((tunnel, session)) = self.place(index) else {
                     return self.counters.dropped(DropReason::UnknownSession);
                 };
-                let (opened, authentic) = (0, false);
-                self.items.push(Item { tunnel, session, counter, index, buffer, start, length, opened, authentic });
+                let (at, opened, authentic, ecn) = (0, 0, false, about.ecn);
+                self.bytes += length;
+                self.items.push(Item {
+                    tunnel,
+                    session,
+                    counter,
+                    index,
+                    buffer,
+                    start,
+                    length,
+                    at,
+                    opened,
+                    authentic,
+                    ecn,
+                });
             }
             1..=3 | 0x10..=0x12 => {
                 let (source, local) = (about.source, about.destination);
@@ -180,38 +217,45 @@ impl Inbound {
 
     /// Opens all kept messages, one lock per tunnel, in order of their counters, and delivers the packets.
     fn open(&mut self, reading: &Reading) {
+        if self.items.is_empty() {
+            return;
+        }
         let table = Arc::clone(&self.table);
         let table = table.load();
         let mut items = std::mem::take(&mut self.items);
         let tunnels = std::mem::take(&mut self.tunnels);
         items.sort_unstable_by_key(|item| (item.tunnel, item.session, item.counter));
-        let mut from = 0;
+        let runs = self.tun.takes_runs();
+        self.coalescer.set_offloads(Offloads { tcp: runs.tcp, udp: runs.udp });
+        let mut end = 0;
         for run in items.chunk_by_mut(|a, b| a.tunnel == b.tunnel) {
             let tunnel = &tunnels[run[0].tunnel];
             match table.by_tunnel(tunnel) {
                 Some((number, peer)) => {
-                    self.open_run(peer, from, run, reading);
-                    self.deliver_run(&table, number, peer, from, run, reading);
+                    end = self.open_run(peer, end, run, reading);
+                    self.admit_run(&table, number, peer, run, reading);
                 }
                 None => run.iter().for_each(|_| self.counters.dropped(DropReason::NotAdmitted)),
             }
-            from += run.len();
         }
-        (self.items, self.tunnels) = (items, tunnels);
+        self.write();
+        (self.items, self.tunnels, self.bytes) = (items, tunnels, 0);
         self.items.clear();
         self.tunnels.clear();
     }
 
-    fn open_run(&mut self, peer: &Peer, from: usize, run: &mut [Item], reading: &Reading) {
+    /// Opens the messages of one tunnel to behind `end` and returns the new end.
+    fn open_run(&mut self, peer: &Peer, mut end: usize, run: &mut [Item], reading: &Reading) -> usize {
         let mut confirmed = None;
         {
             let mut guard = peer.tunnel().lock();
-            for (offset, item) in run.iter_mut().enumerate() {
+            for item in run.iter_mut() {
                 let datagram = &self.received.bytes(item.buffer)[item.start..item.start + item.length];
-                let slot = (from + offset) * self.slot;
-                match guard.open(reading.now, datagram, &mut self.opened[slot..slot + self.slot]) {
+                // A packet is shorter than its datagram, so all of them fit where the datagrams would.
+                match guard.open(reading.now, datagram, &mut self.opened[end..]) {
                     Ok(opened) => {
-                        (item.opened, item.authentic) = (opened.length, true);
+                        (item.at, item.opened, item.authentic) = (end, opened.length, true);
+                        end += opened.length;
                         confirmed = confirmed.or(opened.confirmed.then_some(item.buffer));
                     }
                     Err(reason) => self.counters.dropped(reason),
@@ -226,21 +270,14 @@ impl Inbound {
                 self.counters.dropped(DropReason::QueueFull);
             }
         }
+        end
     }
 
-    fn deliver_run(
-        &mut self,
-        table: &ForwardingTable,
-        number: u32,
-        peer: &Peer,
-        from: usize,
-        run: &[Item],
-        reading: &Reading,
-    ) {
+    fn admit_run(&mut self, table: &ForwardingTable, number: u32, peer: &Peer, run: &[Item], reading: &Reading) {
         let (mut packets, mut bytes) = (0, 0);
-        for (offset, item) in run.iter().enumerate().filter(|(_, item)| item.opened > 0) {
-            let slot = (from + offset) * self.slot;
-            match self.deliver(table, number, peer, slot, item, reading) {
+        let mut known = None;
+        for item in run.iter().filter(|item| item.opened > 0) {
+            match self.admit(table, number, peer, item, &mut known, reading) {
                 Ok(true) => (packets, bytes) = (packets + 1, bytes + item.opened as u64),
                 Ok(false) => {}
                 Err(reason) => {
@@ -256,38 +293,69 @@ impl Inbound {
         }
     }
 
-    /// Delivers one opened packet; tells whether it went to the device.
-    fn deliver(
-        &self,
+    /// Judges one opened packet; tells whether it goes to the device. `known` are the addresses of the last packet of this
+    /// peer that did, and whom that was for.
+    fn admit(
+        &mut self,
         table: &ForwardingTable,
         number: u32,
         peer: &Peer,
-        slot: usize,
         item: &Item,
+        known: &mut Option<(IpAddr, IpAddr, Delivery)>,
         reading: &Reading,
     ) -> Result<bool, DropReason> {
-        let packet = &self.opened[slot..slot + item.opened];
+        let packet = &self.opened[item.at..item.at + item.opened];
         let inner = InnerPacket::parse(packet)?;
-        if inner.is_link_scoped() {
-            self.counters.ignored();
-            return Ok(false);
+        let fresh =
+            known.filter(|(source, destination, _)| (*source, *destination) == (inner.source, inner.destination));
+        let reserved = inner.udp_port == Some(CONTROL_PORT);
+        let delivery = match fresh.filter(|_| !reserved) {
+            Some((_, _, delivery)) => delivery,
+            None => {
+                if inner.is_link_scoped() {
+                    self.counters.ignored();
+                    return Ok(false);
+                }
+                if !matches!(table.owner_of(inner.source), Owner::Peer(owner, _) if owner == number) {
+                    return Err(DropReason::ForeignSource);
+                }
+                let local = table.local();
+                if let Some(payload) = overlay::unwrap(&packet[..inner.length], local.address_v6) {
+                    return self.take_control(table, peer, item, &inner, payload, reading).map(|()| false);
+                }
+                if reserved && table.is_overlay(inner.destination) {
+                    return Err(DropReason::ReservedPort);
+                }
+                // What is for neither this node nor a prefix it carries would be forwarded by the kernel to wherever its
+                // routes lead: a peer has no business there.
+                if !matches!(table.owner_of(inner.destination), Owner::Local) {
+                    return Err(DropReason::NoRoute);
+                }
+                let own = [IpAddr::V4(local.address_v4), IpAddr::V6(local.address_v6)];
+                let delivery = if own.contains(&inner.destination) { Delivery::Host } else { Delivery::Forwarded };
+                *known = Some((inner.source, inner.destination, delivery));
+                delivery
+            }
+        };
+        if !ecn::combine(&mut self.opened[item.at..item.at + item.opened], item.ecn) {
+            return Err(DropReason::Congestion);
         }
-        if !matches!(table.owner_of(inner.source), Owner::Peer(owner, _) if owner == number) {
-            return Err(DropReason::ForeignSource);
-        }
-        if let Some(payload) = overlay::unwrap(&packet[..inner.length], table.local().address_v6) {
-            return self.take_control(table, peer, item, &inner, payload, reading).map(|()| false);
-        }
-        if inner.udp_port == Some(CONTROL_PORT) && table.is_overlay(inner.destination) {
-            return Err(DropReason::ReservedPort);
-        }
-        // What is for neither this node nor a prefix it carries would be forwarded by the kernel to wherever its routes
-        // lead: a peer has no business there.
-        if !matches!(table.owner_of(inner.destination), Owner::Local) {
-            return Err(DropReason::NoRoute);
-        }
-        self.tun.write(&packet[..inner.length]).map_err(|_| DropReason::SystemRefused)?;
+        self.coalescer.push(&self.opened, item.at, &inner, delivery);
         Ok(true)
+    }
+
+    /// Writes what was admitted, as runs where the device takes them.
+    fn write(&mut self) {
+        let (tun, counters) = (&self.tun, &self.counters);
+        self.coalescer.finish(&mut self.opened, |run| {
+            let mut refused = 0;
+            if run.pieces.len() == 1 && tun.framing() == Framing::Plain {
+                refused += u64::from(tun.write(&run.buffer[run.pieces[0].clone()]).is_err());
+            } else if let Err(Refused(count)) = write_run(tun, &run) {
+                refused += count;
+            }
+            (0..refused).for_each(|_| counters.dropped(DropReason::SystemRefused));
+        });
     }
 
     /// Passes a control packet up. A probe of a calm link wakes nobody: a request is answered here, the sooner the
@@ -330,6 +398,40 @@ impl Inbound {
             self.counters.dropped(DropReason::QueueFull);
         }
     }
+}
+
+/// How many packets the device did not take.
+struct Refused(u64);
+
+/// Writes one run; where the device refuses it as one, packet by packet.
+fn write_run(tun: &Tun, run: &Run<'_>) -> Result<(), Refused> {
+    let header = run.header.write();
+    let mut slices = [IoSlice::new(&header); MOST_PIECES];
+    let pieces = run.pieces();
+    let count = pieces.len() + 1;
+    let Some(slices) = slices.get_mut(..count) else { return write_singly(tun, run) };
+    slices[1..].iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
+    match tun.write_run(slices) {
+        Ok(()) => Ok(()),
+        Err(_) if count > 2 => write_singly(tun, run),
+        Err(_) => Err(Refused(1)),
+    }
+}
+
+/// Cuts a run again and writes its packets. Rare, so it may allocate.
+#[cold]
+fn write_singly(tun: &Tun, run: &Run<'_>) -> Result<(), Refused> {
+    let mut gathered = run.pieces().collect::<Vec<_>>().concat();
+    let mut refused = 0;
+    match Segments::new(&run.header, &mut gathered) {
+        Ok(mut segments) => {
+            while let Some(packet) = segments.next() {
+                refused += u64::from(tun.write(packet).is_err());
+            }
+        }
+        Err(_) => refused += run.pieces.len() as u64,
+    }
+    if refused == 0 { Ok(()) } else { Err(Refused(refused)) }
 }
 
 fn stamp(about: &Received, reading: &Reading) -> crate::time::Instant {

@@ -1,23 +1,25 @@
-//! The threads that move packets: TUN to UDP (`outbound.rs`), UDP to TUN (`inbound.rs`).
+//! The threads that move packets: TUN to UDP (`outbound.rs`), UDP to TUN (`inbound.rs`), both by one thread (`shard.rs`).
 //!
 //! ```text
-//!  applications                                                          other nodes
-//!       │ ▲                                                                  │ ▲
-//!   ┌───▼─┴───┐   outbound thread: parse, look up, seal, one sendmmsg    ┌───▼─┴───┐
-//!   │   TUN   │ ───────────────────────────────────────────────────────▶ │   UDP   │
-//!   │         │ ◀─────────────────────────────────────────────────────── │         │
-//!   └─────────┘   inbound thread: recvmmsg, open, check source, write    └─────────┘
+//!  applications                                                              other nodes
+//!       │ ▲                                                                      │ ▲
+//!   ┌───▼─┴───┐   outbound: read, look up, cut and seal, one sendmmsg        ┌───▼─┴───┐
+//!   │   TUN   │ ───────────────────────────────────────────────────────────▶ │   UDP   │
+//!   │         │ ◀─────────────────────────────────────────────────────────── │         │
+//!   └─────────┘   inbound: recvmmsg, open, check source, join, writev        └─────────┘
 //!                      │ handshakes, introductions   │ control packets   │ events
 //!                      ▼                             ▼                   ▼
 //!                 bounded queues to the control task, which never makes a data thread wait
 //! ```
 //!
-//! The control task publishes a [`ForwardingTable`] by swap. The threads take a peer's lock for the packets of one batch,
-//! make no system call while they hold it, and allocate nothing per packet. Every dropped packet has one
+//! One read of the device may bring, and one write of it may take, a packet that stands for many (`offload/`); so may one
+//! datagram of the socket. The control task publishes a [`ForwardingTable`] by swap. The thread takes a peer's lock for the
+//! packets of one batch, makes no system call while it holds it, and allocates nothing per packet. Every dropped packet has one
 //! [`DropReason`](crate::wire::DropReason), counted in [`Counters`].
 #![forbid(unsafe_code)]
 
 mod counters;
+mod ecn;
 mod forwarding;
 pub mod icmp;
 mod inbound;
@@ -27,6 +29,7 @@ mod outbound;
 mod peer;
 mod prefix_map;
 mod queues;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -37,5 +40,5 @@ pub use forwarding::{ForwardingTable, Local, Owner};
 pub use inner::InnerPacket;
 pub use peer::{Path, Peer};
 pub use queues::{ControlPacket, Event, Queues, Receivers, UnopenedDatagram, queues};
-pub use threads::{Dataplane, DataplaneOptions, StartError};
+pub use threads::{Dataplane, StartError};
 pub use transmit::Transmitter;

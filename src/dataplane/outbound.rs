@@ -1,45 +1,69 @@
 //! From the TUN to the peers.
 
 use super::counters::Counters;
+use super::ecn;
 use super::forwarding::{ForwardingTable, Owner};
 use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
 use super::inner::InnerPacket;
+use super::offload::{Segments, VirtioHeader};
 use super::peer::Peer;
 use super::queues::{Event, Queues};
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
-use crate::platform::tun::{PacketBatch, Tun, TunError};
+use crate::platform::tun::{Framing, LONGEST_READ, Tun, TunError};
 use crate::platform::udp::UdpSocket;
-use crate::platform::udp_batch::{BATCH, SendBatch};
-use crate::platform::wake::{Waited, Wake};
+use crate::platform::udp_batch::{SendBatch, Way};
 use crate::tunnel::{LEAST_BUFFER, OVERHEAD, Outbox, Sealed};
 use crate::wire::DropReason;
 use crate::wire::overlay::CONTROL_PORT;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// How long the thread pauses after an error it does not understand, in milliseconds, so that a lasting one does not
-/// take a whole core.
-const ERROR_PAUSE: u16 = 100;
+/// Packets taken from the device in one turn: at 64 the cost of sending is below a tenth of sealing them, and more would
+/// only make the other direction wait.
+const MOST_READS: usize = 64;
 
-/// The outbound thread's belongings.
+/// The way out's belongings.
 pub(super) struct Outbound {
     tun: Arc<Tun>,
     udp: Arc<UdpSocket>,
     table: Arc<ArcSwap<ForwardingTable>>,
     queues: Queues,
     counters: Arc<Counters>,
-    wake: Arc<Wake>,
     transmitter: Transmitter,
-    packets: PacketBatch,
+    /// What was read, one after the other. Twice the longest packet, so that behind any there is room for another.
+    buffer: Box<[u8]>,
+    reads: Vec<Read>,
     datagrams: SendBatch,
     outbox: Outbox,
     limit: ErrorLimit,
     message: Box<[u8; MAX_MESSAGE]>,
 }
 
-/// What is left of a packet after its headers were judged: the number of its peer and its length.
-type Admitted = Option<(u32, usize)>;
+/// One packet read from the device.
+#[derive(Clone, Copy)]
+struct Read {
+    /// Where its bytes lie.
+    start: usize,
+    length: usize,
+    header: VirtioHeader,
+    /// The number of the peer it goes to; `None` before it was judged, and from when it was sealed.
+    peer: Option<u32>,
+    tos: u8,
+}
+
+/// What a turn of one direction found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There may be more.
+    More,
+    /// All there was.
+    All,
+    /// An error that may last: do not ask again at once.
+    Trouble,
+    /// The device is gone for ever.
+    Gone,
+}
 
 impl Outbound {
     pub(super) fn new(
@@ -48,14 +72,12 @@ impl Outbound {
         table: Arc<ArcSwap<ForwardingTable>>,
         queues: Queues,
         counters: Arc<Counters>,
-        wake: Arc<Wake>,
-        largest_packet: usize,
     ) -> Self {
-        let largest_datagram = (largest_packet.next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
         Outbound {
             transmitter: Transmitter::new(Arc::clone(&udp)),
-            packets: PacketBatch::new(BATCH, largest_packet),
-            datagrams: SendBatch::new(BATCH, largest_datagram),
+            buffer: vec![0; 2 * LONGEST_READ].into_boxed_slice(),
+            reads: Vec::with_capacity(MOST_READS),
+            datagrams: SendBatch::new(),
             outbox: Outbox::new(),
             limit: ErrorLimit::new(clock::now()),
             message: Box::new([0; MAX_MESSAGE]),
@@ -64,122 +86,173 @@ impl Outbound {
             table,
             queues,
             counters,
-            wake,
         }
     }
 
-    /// Moves packets until the latch is rung or the device is gone.
-    pub(super) fn run(mut self) {
-        while !self.wake.is_rung() {
-            match self.tun.read_batch(&mut self.packets) {
-                Ok(0) => match self.tun.wait(&self.wake) {
-                    Ok(Waited::Woken) => return,
-                    Ok(_) => {}
-                    Err(_) => self.pause(),
-                },
-                Ok(count) => self.turn(count),
+    /// Tells whether sealed datagrams wait for room in the socket. Nothing is read from the device until they are out.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.datagrams.is_empty()
+    }
+
+    /// Moves what the device has: at most one packet that stands for many, or 64 others.
+    pub(super) fn turn(&mut self) -> Found {
+        if self.is_waiting() {
+            self.send();
+            if self.is_waiting() {
+                return Found::All;
+            }
+        }
+        let found = self.read();
+        if !self.reads.is_empty() {
+            self.counters.batch();
+            let reading = Reading::take();
+            let table = Arc::clone(&self.table);
+            let table = table.load();
+            let mut reads = std::mem::take(&mut self.reads);
+            for read in &mut reads {
+                self.judge(&table, read, &reading);
+            }
+            for first in 0..reads.len() {
+                if let Some(number) = reads[first].peer {
+                    self.seal_for(&table.peers()[number as usize], number, &mut reads[first..], &reading);
+                }
+            }
+            self.reads = reads;
+            self.send();
+        }
+        found
+    }
+
+    fn read(&mut self) -> Found {
+        self.reads.clear();
+        let mut start = 0;
+        while self.reads.len() < MOST_READS && self.buffer.len() - start >= LONGEST_READ {
+            match self.tun.read(&mut self.buffer[start..]) {
+                Ok(length) => {
+                    let end = start + length;
+                    let mut header = VirtioHeader::PLAIN;
+                    if self.tun.framing() == Framing::Vnet {
+                        let Some(bytes) = self.buffer[start..end].first_chunk() else {
+                            self.counters.dropped(DropReason::BadInnerPacket);
+                            continue;
+                        };
+                        header = VirtioHeader::read(bytes);
+                        start += VirtioHeader::LENGTH;
+                    }
+                    self.reads.push(Read { start, length: end - start, header, peer: None, tos: 0 });
+                    start = end;
+                    if header.is_super() {
+                        return Found::More;
+                    }
+                }
+                Err(TunError::WouldBlock) => return Found::All,
+                // An error after the first packet shows at the next read.
+                Err(_) if !self.reads.is_empty() => return Found::More,
                 Err(TunError::Deleted) => {
                     // A full queue of events already makes the control task look at everything.
                     let _ = self.queues.events.try_send(Event::DeviceGone);
-                    return;
+                    return Found::Gone;
                 }
-                Err(_) => self.pause(),
+                Err(_) => {
+                    self.counters.dropped(DropReason::SystemRefused);
+                    return Found::Trouble;
+                }
             }
         }
+        Found::More
     }
 
-    fn pause(&self) {
-        self.counters.dropped(DropReason::SystemRefused);
-        self.wake.wait(ERROR_PAUSE);
-    }
-
-    /// Sends one batch: judge all, then seal peer by peer, then send all in one call.
-    fn turn(&mut self, count: usize) {
-        self.counters.batch();
-        let reading = Reading::take();
-        let table = Arc::clone(&self.table);
-        let table = table.load();
-        let mut admitted: [Admitted; BATCH] = [None; BATCH];
-        for (index, slot) in admitted.iter_mut().enumerate().take(count) {
-            *slot = self.judge(&table, index, &reading);
-        }
-        for first in 0..count {
-            if let Some((number, _)) = admitted[first] {
-                let peer = &table.peers()[number as usize];
-                self.seal_for(peer, number, &mut admitted[first..count], first, &reading);
-            }
-        }
+    fn send(&mut self) {
         let counters = &self.counters;
         self.udp.send(&mut self.datagrams, |_, _| counters.dropped(DropReason::SystemRefused));
     }
 
-    /// Decides where packet `index` goes; counts it, and answers it where that helps, if it goes nowhere.
-    fn judge(&mut self, table: &ForwardingTable, index: usize, reading: &Reading) -> Admitted {
-        let packet = self.packets.packet(index);
+    /// Decides where a packet goes; counts it, and answers it where that helps, if it goes nowhere.
+    fn judge(&mut self, table: &ForwardingTable, read: &mut Read, reading: &Reading) {
+        let packet = &mut self.buffer[read.start..read.start + read.length];
+        read.tos = ecn::traffic_class(packet);
         let inner = match InnerPacket::parse(packet) {
             Ok(inner) => inner,
-            Err(reason) => {
-                self.counters.dropped(reason);
-                return None;
-            }
+            Err(reason) => return self.counters.dropped(reason),
         };
         if inner.is_link_scoped() {
-            self.counters.ignored();
-            return None;
+            return self.counters.ignored();
         }
         if inner.udp_port == Some(CONTROL_PORT) && table.is_overlay(inner.destination) {
-            self.counters.dropped(DropReason::ReservedPort);
-            return None;
+            return self.counters.dropped(DropReason::ReservedPort);
         }
         // The peer would refuse it as well; here the host that sends it can see why.
         if !matches!(table.owner_of(inner.source), Owner::Local) {
-            self.counters.dropped(DropReason::ForeignSource);
-            return None;
+            return self.counters.dropped(DropReason::ForeignSource);
         }
         let (reason, trouble) = match table.owner_of(inner.destination) {
-            Owner::Peer(number, peer) if inner.length <= usize::from(peer.mtu()) => {
-                return Some((number, inner.length));
+            Owner::Peer(number, peer) => {
+                let mtu = usize::from(peer.mtu());
+                let length = match read.header.is_super() {
+                    true => Segments::new(&read.header, packet).map(|segments| segments.segment_length()),
+                    false => Ok(inner.length),
+                };
+                match length {
+                    Ok(length) if length <= mtu => return read.peer = Some(number),
+                    Ok(_) => (DropReason::TooBig, Trouble::TooBig(peer.mtu())),
+                    Err(reason) => return self.counters.dropped(reason),
+                }
             }
-            Owner::Peer(_, peer) => (DropReason::TooBig, Trouble::TooBig(peer.mtu())),
             Owner::Local | Owner::Nobody => (DropReason::NoRoute, Trouble::Unreachable),
         };
         self.counters.dropped(reason);
-        if self.limit.allow(reading.now)
+        if !self.limit.allow(reading.now) {
+            return;
+        }
+        // Of what stands for many packets, the error quotes the first, which is what the application's socket knows.
+        let Ok(mut segments) = Segments::new(&read.header, packet) else { return };
+        let Some(packet) = segments.next() else { return };
+        if let Ok(inner) = InnerPacket::parse(packet)
             && let Some(length) = error_for(packet, &inner, trouble, table.local().address_v6, &mut self.message)
             && self.tun.write(&self.message[..length]).is_err()
         {
             self.counters.dropped(DropReason::SystemRefused);
         }
-        None
     }
 
-    /// Seals all packets of one peer among `rest`, which starts at packet `first`, under one lock.
-    fn seal_for(&mut self, peer: &Peer, number: u32, rest: &mut [Admitted], first: usize, reading: &Reading) {
+    /// Seals all packets of one peer among `reads` under one lock, straight into the bytes the kernel will send.
+    fn seal_for(&mut self, peer: &Peer, number: u32, reads: &mut [Read], reading: &Reading) {
         let path = peer.path().as_deref().copied();
+        let counters = &self.counters;
         let (mut packets, mut bytes, mut held) = (0, 0, false);
         {
             let mut guard = peer.tunnel().lock();
-            for (offset, slot) in rest.iter_mut().enumerate() {
-                let Some((_, length)) = slot.take_if(|(owner, _)| *owner == number) else { continue };
-                let packet = &self.packets.packet(first + offset)[..length];
-                let Some(buffer) = self.datagrams.slot() else {
-                    self.counters.dropped(DropReason::QueueFull);
-                    continue;
+            for read in reads.iter_mut().filter(|read| read.peer == Some(number)) {
+                read.peer = None;
+                let packet = &mut self.buffer[read.start..read.start + read.length];
+                let mut segments = match Segments::new(&read.header, packet) {
+                    Ok(segments) => segments,
+                    Err(reason) => {
+                        counters.dropped(reason);
+                        continue;
+                    }
                 };
-                match (guard.seal(reading.now, packet, buffer), path) {
-                    (Ok(Sealed::Datagram(sealed)), Some(path)) => {
-                        self.datagrams.commit(sealed, path.remote, path.local, None);
-                        packets += 1;
-                        bytes += length as u64;
-                    }
-                    (Ok(Sealed::Datagram(_)), None) => {
-                        self.counters.dropped(DropReason::NoRoute);
-                        held = true;
-                    }
-                    (Ok(Sealed::Held), _) => held = true,
-                    (Err(reason), _) => {
-                        self.counters.dropped(reason);
-                        held |= reason == DropReason::HoldFull;
+                while let Some(segment) = segments.next() {
+                    let room = (segment.len().next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
+                    let Some(buffer) = self.datagrams.slot(room) else {
+                        counters.dropped(DropReason::QueueFull);
+                        continue;
+                    };
+                    match (guard.seal(reading.now, segment, buffer), path) {
+                        (Ok(Sealed::Datagram(sealed)), Some(path)) => {
+                            self.datagrams.commit(sealed, Way { to: path.remote, source: path.local, tos: read.tos });
+                            packets += 1;
+                            bytes += segment.len() as u64;
+                        }
+                        (Ok(Sealed::Datagram(_)), None) => {
+                            counters.dropped(DropReason::NoRoute);
+                            held = true;
+                        }
+                        (Ok(Sealed::Held), _) => held = true,
+                        (Err(reason), _) => {
+                            counters.dropped(reason);
+                            held |= reason == DropReason::HoldFull;
+                        }
                     }
                 }
             }

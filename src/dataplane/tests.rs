@@ -104,7 +104,7 @@ impl Node {
     ) -> (Dataplane, Receivers) {
         let (queues, receivers) = queues();
         let (tun, udp, table, host) = (Arc::clone(tun), Arc::clone(udp), Arc::clone(table), Arc::clone(host));
-        (Dataplane::start(tun, udp, table, host, queues, DataplaneOptions::default()).unwrap(), receivers)
+        (Dataplane::start(tun, udp, table, host, queues).unwrap(), receivers)
     }
 
     /// Does what the control task does with handshakes; ends with the data plane.
@@ -367,15 +367,15 @@ fn a_shuffled_batch_is_opened_in_order() {
         // Stopped, so that all of it waits in the socket for one batch.
         let Node { tun, udp: socket, table, host, plane, .. } = a;
         plane.stop();
-        let mut sealed: Vec<_> = (0..60u8).map(|n| hand.seal(&packet(&v4(9), &v4(1), 17, &udp(port, &[n])))).collect();
+        let mut sealed: Vec<_> = (0..30u8).map(|n| hand.seal(&packet(&v4(9), &v4(1), 17, &udp(port, &[n])))).collect();
         sealed.reverse();
-        sealed.swap(3, 40);
+        sealed.swap(3, 20);
         for datagram in &sealed {
             hand.socket.send_to(datagram, hand.to).unwrap();
         }
         let (plane, _receivers) = Node::plane(&tun, &socket, &table, &host);
         let mut buffer = [0; 10];
-        for expected in 0..60u8 {
+        for expected in 0..30u8 {
             assert_eq!(app.recv_from(&mut buffer).unwrap().0, 1);
             assert_eq!(buffer[0], expected);
         }

@@ -5,6 +5,7 @@ use super::forwarding::ForwardingTable;
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::queues::Queues;
+use super::shard::Shard;
 use super::transmit::Transmitter;
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
@@ -14,20 +15,6 @@ use arc_swap::ArcSwap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-
-/// How the data plane is sized.
-#[derive(Clone, Copy, Debug)]
-pub struct DataplaneOptions {
-    /// Bytes of the largest inner packet in either direction: at least the device's MTU.
-    pub largest_packet: usize,
-}
-
-impl Default for DataplaneOptions {
-    /// Room for a device on an underlay of 1,500 bytes, and for peers whose underlay carries a little more.
-    fn default() -> Self {
-        DataplaneOptions { largest_packet: 2_048 }
-    }
-}
 
 /// Why the data plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,20 +31,19 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Starts one thread per direction.
+    /// Starts the thread that moves packets both ways.
     ///
-    /// Neither thread owns the descriptors alone: after a stop they work on, for a successor.
+    /// It does not own the descriptors alone: after a stop they work on, for a successor.
     pub fn start(
         tun: Arc<Tun>,
         udp: Arc<UdpSocket>,
         table: Arc<ArcSwap<ForwardingTable>>,
         host: Arc<Host>,
         queues: Queues,
-        options: DataplaneOptions,
     ) -> Result<Self, StartError> {
         let mut dataplane = Dataplane {
             wake: Arc::new(Wake::new()?),
-            threads: Vec::with_capacity(2),
+            threads: Vec::with_capacity(1),
             outbound: Arc::default(),
             inbound: Arc::default(),
             transmitter: Transmitter::new(Arc::clone(&udp)),
@@ -68,22 +54,12 @@ impl Dataplane {
             Arc::clone(&table),
             queues.clone(),
             Arc::clone(&dataplane.outbound),
-            Arc::clone(&dataplane.wake),
-            options.largest_packet,
         );
-        let inbound = Inbound::new(
-            tun,
-            udp,
-            table,
-            host,
-            queues,
-            Arc::clone(&dataplane.inbound),
-            Arc::clone(&dataplane.wake),
-            options.largest_packet,
-        );
-        // If the second does not start, dropping `dataplane` stops the first.
-        dataplane.spawn("mesh-outbound", move || outbound.run())?;
-        dataplane.spawn("mesh-inbound", move || inbound.run())?;
+        let inbound =
+            Inbound::new(Arc::clone(&tun), Arc::clone(&udp), table, host, queues, Arc::clone(&dataplane.inbound));
+        let (wake, counters) = (Arc::clone(&dataplane.wake), Arc::clone(&dataplane.inbound));
+        let shard = Shard { tun, udp, wake, outbound, inbound, counters };
+        dataplane.spawn("mesh-shard", move || shard.run())?;
         Ok(dataplane)
     }
 
@@ -102,7 +78,7 @@ impl Dataplane {
         &self.transmitter
     }
 
-    /// Stops both threads and waits for them: at most the 100 ms a send may be waiting for room.
+    /// Stops the threads and waits for them: at most one turn of each.
     pub fn stop(self) {}
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {

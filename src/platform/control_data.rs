@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Room for every ancillary message we ask for or send: PKTINFO, TOS or TCLASS, a time stamp, and the segment size
-/// (24 + 16 + 32 + 40 bytes on a 64-bit host, rounded up).
+/// (40 + 24 + 32 + 24 bytes on a 64-bit host, rounded up).
 const CAPACITY: usize = 160;
 
 /// One datagram's buffer for ancillary data, aligned as `cmsghdr` needs.
@@ -77,38 +77,68 @@ pub(super) unsafe fn read(header: &libc::msghdr) -> Received {
     received
 }
 
-/// Writes the message that asks for `source` as the datagram's source address and returns the bytes used.
+/// What the kernel is told beside one datagram to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent {
+    /// The source address wanted.
+    pub(super) source: Option<IpAddr>,
+    /// DSCP and ECN of the outer header, where not zero.
+    pub(super) tos: u8,
+    /// Bytes per datagram, where the kernel is to cut the buffer into several.
+    pub(super) segment: Option<u16>,
+}
+
+/// Writes the messages for `sent` to a datagram for an address of the family `to_v4` says, and returns the bytes used.
 ///
 /// `mapped` says that the socket is an IPv6 one, where IPv4 addresses travel mapped.
-pub(super) fn write_source(buffer: &mut ControlBuffer, source: IpAddr, mapped: bool) -> usize {
-    let mut data = [0u8; 20];
-    let (level, kind, length) = match source {
+pub(super) fn write(buffer: &mut ControlBuffer, sent: Sent, to_v4: bool, mapped: bool) -> usize {
+    let mut used = 0;
+    match sent.source {
         // in_pktinfo: interface 0 (any), the wanted source, no destination.
-        IpAddr::V4(v4) if !mapped => {
+        Some(IpAddr::V4(v4)) if !mapped => {
+            let mut data = [0u8; 12];
             data[4..8].copy_from_slice(&v4.octets());
-            (libc::IPPROTO_IP, libc::IP_PKTINFO, 12)
+            append(buffer, &mut used, libc::IPPROTO_IP, libc::IP_PKTINFO, &data);
         }
-        IpAddr::V4(v4) => {
-            data[..16].copy_from_slice(&v4.to_ipv6_mapped().octets());
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20)
-        }
-        IpAddr::V6(v6) => {
+        Some(source) => {
+            let v6 = match source {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            let mut data = [0u8; 20];
             data[..16].copy_from_slice(&v6.octets());
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20)
+            append(buffer, &mut used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data);
         }
-    };
-    // SAFETY: arithmetic on a small constant.
-    let (message_length, space) = unsafe { (libc::CMSG_LEN(length), libc::CMSG_SPACE(length)) };
-    debug_assert!(space as usize <= CAPACITY);
-    // SAFETY: the buffer is aligned for a cmsghdr and CAPACITY exceeds CMSG_SPACE(20); header and data lie inside.
+        None => {}
+    }
+    if sent.tos != 0 {
+        let tos = libc::c_int::from(sent.tos).to_ne_bytes();
+        // An IPv6 socket sends to a mapped address as an IPv4 one does, and reads that one's message.
+        let (level, kind) =
+            if to_v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+        append(buffer, &mut used, level, kind, &tos);
+    }
+    if let Some(segment) = sent.segment {
+        append(buffer, &mut used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    used
+}
+
+/// Appends one message at `used`, which moves behind it.
+fn append(buffer: &mut ControlBuffer, used: &mut usize, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+    // SAFETY: arithmetic on a small number.
+    let (length, space) = unsafe { (libc::CMSG_LEN(data.len() as _), libc::CMSG_SPACE(data.len() as _)) };
+    let place = &mut buffer.0[*used..*used + space as usize];
+    // SAFETY: `place` is as long as CMSG_SPACE says a message of this data is, and starts at a sum of such spaces, which
+    // are multiples of a cmsghdr's alignment, in a buffer so aligned; header and data lie inside.
     unsafe {
-        let header = buffer.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        (*header).cmsg_len = message_length as _;
+        let header = place.as_mut_ptr().cast::<libc::cmsghdr>();
+        (*header).cmsg_len = length as _;
         (*header).cmsg_level = level;
         (*header).cmsg_type = kind;
-        std::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(header), length as usize);
+        std::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(header), data.len());
     }
-    space as usize
+    *used += space as usize;
 }
 
 /// Reads a socket address the kernel wrote, with IPv4-mapped addresses as IPv4.
@@ -134,7 +164,7 @@ pub(super) fn address_from(storage: &libc::sockaddr_storage) -> Option<SocketAdd
     }
 }
 
-/// Writes `address` for the kernel and returns its length; `mapped` as in [`write_source`].
+/// Writes `address` for the kernel and returns its length; `mapped` as in [`write`].
 pub(super) fn address_into(storage: &mut libc::sockaddr_storage, address: SocketAddr, mapped: bool) -> libc::socklen_t {
     let v6 = match address {
         SocketAddr::V4(v4) if !mapped => {

@@ -1,12 +1,12 @@
 //! The TUN device: where this host's overlay packets leave and enter the kernel.
 
-use super::wake::{Waited, Wake};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a packet was not read or written, or a device not made.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,34 @@ impl From<Errno> for TunError {
 pub enum Framing {
     /// The packet alone: one IP packet per read and write.
     Plain,
+    /// Ten bytes in front of each packet (struct virtio_net_hdr, virtio 1.2 §5.1.6), which say how the packet is to be cut
+    /// into several and what checksum is missing. One read or write then moves up to 64 KiB.
+    Vnet,
 }
+
+impl Framing {
+    /// Bytes in front of each packet.
+    pub const fn header(self) -> usize {
+        match self {
+            Framing::Plain => 0,
+            Framing::Vnet => VNET_HEADER,
+        }
+    }
+}
+
+/// Bytes of the header in front of each packet under [`Framing::Vnet`].
+pub const VNET_HEADER: usize = 10;
+
+/// The header of a packet that is whole, with its checksums.
+pub const NO_OFFLOAD: [u8; VNET_HEADER] = [0; VNET_HEADER];
+
+/// The longest read: a header, and the longest IP packet there is.
+pub const LONGEST_READ: usize = VNET_HEADER + 65_535;
+
+/// What is left to us: checksums, TCP segmentation of both families, and UDP segmentation of both (Linux 6.2). Nothing
+/// beyond these bits (0x67 in all): with those for tunnels inside tunnels, reads with a header of ten bytes fail.
+const TCP_SEGMENTS: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+const UDP_SEGMENTS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// A TUN device, removed by the kernel with its addresses and routes when the last descriptor closes.
 #[derive(Debug)]
@@ -67,16 +94,41 @@ pub struct Tun {
     descriptor: OwnedFd,
     name: String,
     framing: Framing,
+    granted: Runs,
+    /// The kernel refused a packet made of several; none is given to it any more.
+    refused: AtomicBool,
+}
+
+/// Which packets made of several a device takes and gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// Segments of TCP.
+    pub tcp: bool,
+    /// Datagrams of UDP.
+    pub udp: bool,
 }
 
 impl Tun {
     /// Makes a device called `pattern`, where `%d` stands for the first free number (`mesh%d`).
+    ///
+    /// It moves packets of up to 64 KiB, to be segmented here, as far as the kernel knows how: of TCP and UDP, or of TCP
+    /// only, or else none and without a header ([`Tun::framing`]).
     pub fn create(pattern: &str) -> Result<Self, TunError> {
+        match Self::open(pattern, Framing::Vnet) {
+            // The descriptor is closed by now, and with it the device, so the name is free again.
+            Err(TunError::Unavailable(_) | TunError::Busy(_)) => Self::open(pattern, Framing::Plain),
+            outcome => outcome,
+        }
+    }
+
+    /// Makes a device with the framing given, or none.
+    pub fn open(pattern: &str, framing: Framing) -> Result<Self, TunError> {
         let mut request = interface_request(pattern)?;
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/net/tun");
         let descriptor = OwnedFd::from(file.map_err(TunError::Unavailable)?);
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        let vnet = if framing == Framing::Vnet { libc::IFF_VNET_HDR } else { 0 };
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | vnet) as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
         let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
         if result < 0 {
@@ -85,10 +137,11 @@ impl Tun {
                 errno => TunError::Unavailable(errno.into()),
             });
         }
-        Ok(Tun { descriptor, name: request_name(&request), framing: Framing::Plain })
+        let granted = if framing == Framing::Vnet { offload(&descriptor)? } else { Runs::default() };
+        Ok(Tun { descriptor, name: request_name(&request), framing, granted, refused: AtomicBool::new(false) })
     }
 
-    /// Takes over the descriptor of a device made by a predecessor.
+    /// Takes over the descriptor of a device made by a predecessor, whatever framing it chose.
     ///
     /// # Errors
     /// [`TunError::Unavailable`] where it is no TUN descriptor or is framed in a way we do not read;
@@ -104,14 +157,17 @@ impl Tun {
         }
         // SAFETY: TUNGETIFF has set the flags member of the union.
         let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-        if flags & libc::IFF_TUN == 0 || flags & libc::IFF_NO_PI == 0 || flags & libc::IFF_VNET_HDR != 0 {
+        let framing = if flags & libc::IFF_VNET_HDR == 0 { Framing::Plain } else { Framing::Vnet };
+        let framed = framing == Framing::Plain || vnet_header(&descriptor) == Some(VNET_HEADER);
+        if flags & libc::IFF_TUN == 0 || flags & libc::IFF_NO_PI == 0 || !framed {
             let reason = format!("the inherited device has flags {flags:#06x}, not those of ours");
             return Err(TunError::Unavailable(io::Error::new(io::ErrorKind::InvalidInput, reason)));
         }
+        let granted = if framing == Framing::Vnet { offload(&descriptor)? } else { Runs::default() };
         let status = fcntl(&descriptor, FcntlArg::F_GETFL).map_err(TunError::Other)?;
         let status = OFlag::from_bits_retain(status) | OFlag::O_NONBLOCK;
         fcntl(&descriptor, FcntlArg::F_SETFL(status)).map_err(TunError::Other)?;
-        Ok(Tun { descriptor, name: request_name(&request), framing: Framing::Plain })
+        Ok(Tun { descriptor, name: request_name(&request), framing, granted, refused: AtomicBool::new(false) })
     }
 
     /// Returns the device's name at the time it was made or adopted.
@@ -124,86 +180,79 @@ impl Tun {
         self.framing
     }
 
-    /// Waits until there is something to read (or an error to report), or `wake` is rung.
-    ///
-    /// A device that is down stays silent; a deleted one is readable and reports [`TunError::Deleted`] on reading.
-    pub fn wait(&self, wake: &Wake) -> io::Result<Waited> {
-        wake.wait_readable(self.descriptor.as_fd(), None)
-    }
-
-    /// Reads one packet without waiting and returns its length. What does not fit into `buffer` is lost.
+    /// Reads one packet with what precedes it, without waiting, and returns the length of both. What does not fit into
+    /// `buffer` is lost; [`LONGEST_READ`] is enough for everything.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize, TunError> {
         Ok(nix::unistd::read(&self.descriptor, buffer)?)
     }
 
-    /// Writes one packet, in full or not at all.
+    /// Writes one whole packet, in full or not at all.
     pub fn write(&self, packet: &[u8]) -> Result<(), TunError> {
+        match self.framing {
+            Framing::Plain => self.write_pieces(&[IoSlice::new(packet)]),
+            Framing::Vnet => self.write_pieces(&[IoSlice::new(&NO_OFFLOAD), IoSlice::new(packet)]),
+        }
+    }
+
+    /// Tells which packets made of several may be given to the kernel: what it granted, and nothing once it refused one.
+    pub fn takes_runs(&self) -> Runs {
+        if self.refused.load(Ordering::Relaxed) { Runs::default() } else { self.granted }
+    }
+
+    /// Writes one packet made of several: `pieces` are its header of [`VNET_HEADER`] bytes and then its bytes, at most
+    /// 65,535 in at most 1,023 pieces.
+    ///
+    /// # Errors
+    /// [`TunError::BadPacket`] where the kernel does not take such a packet; from then on [`Tun::takes_runs`] denies, and the
+    /// caller writes the packets one by one.
+    pub fn write_run(&self, pieces: &[IoSlice<'_>]) -> Result<(), TunError> {
+        #[cfg(test)]
+        if tests::REFUSE_RUNS.get() {
+            self.refused.store(true, Ordering::Relaxed);
+            return Err(TunError::BadPacket);
+        }
+        let result = self.write_pieces(pieces);
+        if matches!(result, Err(TunError::BadPacket)) {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn write_pieces(&self, pieces: &[IoSlice<'_>]) -> Result<(), TunError> {
         loop {
-            match nix::unistd::write(&self.descriptor, packet) {
+            match nix::sys::uio::writev(&self.descriptor, pieces) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
+}
 
-    /// Reads what is there, at most the batch's capacity, and returns how many packets; zero where there is nothing.
-    ///
-    /// # Errors
-    /// Only where not even one packet was read; an error after the first shows at the next call.
-    pub fn read_batch(&self, batch: &mut PacketBatch) -> Result<usize, TunError> {
-        batch.lengths.clear();
-        while batch.lengths.len() < batch.capacity() {
-            let start = batch.lengths.len() * batch.size;
-            match self.read(&mut batch.bytes[start..start + batch.size]) {
-                Ok(length) => batch.lengths.push(length),
-                Err(TunError::WouldBlock) => break,
-                Err(error) if batch.lengths.is_empty() => return Err(error),
-                Err(_) => break,
-            }
+/// Has the kernel leave checksums and segmentation to us, as much of it as it can.
+fn offload(descriptor: &OwnedFd) -> Result<Runs, TunError> {
+    let checksums = libc::TUN_F_CSUM;
+    for (tcp, udp) in [(TCP_SEGMENTS, UDP_SEGMENTS), (TCP_SEGMENTS, 0), (0, 0)] {
+        let wanted = checksums | tcp | udp;
+        // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+        if unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNSETOFFLOAD, wanted as libc::c_ulong) } >= 0 {
+            return Ok(Runs { tcp: tcp != 0, udp: udp != 0 });
         }
-        Ok(batch.lengths.len())
     }
+    Err(TunError::Unavailable(Errno::last().into()))
+}
+
+/// How many bytes precede each packet.
+fn vnet_header(descriptor: &OwnedFd) -> Option<usize> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes one int, which `size` is.
+    let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETVNETHDRSZ, &raw mut size) };
+    usize::try_from(size).ok().filter(|_| result >= 0)
 }
 
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
-    }
-}
-
-/// Preallocated buffers for packets read from the device.
-pub struct PacketBatch {
-    bytes: Box<[u8]>,
-    size: usize,
-    lengths: Vec<usize>,
-}
-
-impl PacketBatch {
-    /// Makes buffers for `count` packets (at least one) of at most `size` bytes.
-    pub fn new(count: usize, size: usize) -> Self {
-        let (count, size) = (count.max(1), size.max(1));
-        PacketBatch { bytes: vec![0; count * size].into_boxed_slice(), size, lengths: Vec::with_capacity(count) }
-    }
-
-    /// Returns how many packets the last read brought.
-    pub fn len(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Tells whether the last read brought nothing.
-    pub fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
-    }
-
-    /// Returns packet `index`, empty past [`PacketBatch::len`].
-    pub fn packet(&self, index: usize) -> &[u8] {
-        let Some(&length) = self.lengths.get(index) else { return &[] };
-        &self.bytes[index * self.size..index * self.size + length]
-    }
-
-    fn capacity(&self) -> usize {
-        self.bytes.len() / self.size
     }
 }
 
@@ -230,13 +279,25 @@ fn empty_request() -> libc::ifreq {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::platform::host_state::{Device, HostState};
     use crate::platform::netlink::Host;
     use crate::platform::test_namespace::{in_namespace, runtime};
+    use crate::platform::wake::{Waited, Wake};
+    use std::cell::Cell;
+    use std::net::SocketAddr;
     use std::net::UdpSocket;
     use std::sync::Arc;
+
+    thread_local! {
+        /// Has [`Tun::write_run`] behave on this thread as with a kernel that takes no runs.
+        pub(crate) static REFUSE_RUNS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn wait(tun: &Tun) -> Waited {
+        Wake::new().unwrap().wait_readable(tun.as_fd(), None).unwrap()
+    }
 
     fn set_up(tun: &Tun, v4: &str) {
         runtime().block_on(async {
@@ -253,34 +314,76 @@ mod tests {
     }
 
     #[test]
-    fn packets_go_both_ways_and_batches_hold_what_is_there() {
-        in_namespace("packets_go_both_ways_and_batches_hold_what_is_there", || {
-            let tun = Tun::create("mesh%d").unwrap();
-            assert!(tun.name().starts_with("mesh"));
-            set_up(&tun, "10.77.0.1");
-            let wake = Wake::new().unwrap();
-            let mut batch = PacketBatch::new(4, 2_000);
-            assert_eq!(tun.read_batch(&mut batch).unwrap(), 0);
+    fn packets_go_both_ways_in_either_framing() {
+        in_namespace("packets_go_both_ways_in_either_framing", || {
+            for framing in [Framing::Vnet, Framing::Plain] {
+                let tun = Tun::open("mesh%d", framing).unwrap();
+                assert!(tun.name().starts_with("mesh"));
+                assert_eq!((tun.framing(), tun.takes_runs().tcp), (framing, framing == Framing::Vnet));
+                set_up(&tun, "10.77.0.1");
+                let mut buffer = [0; LONGEST_READ];
+                assert!(matches!(tun.read(&mut buffer), Err(TunError::WouldBlock)));
 
-            let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
-            for round in 0..6u8 {
-                socket.send_to(&[round; 40], "10.77.0.2:7").unwrap();
+                let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+                socket.send_to(&[7; 40], "10.77.0.2:7").unwrap();
+                assert_eq!(wait(&tun), Waited::Readable);
+                let length = tun.read(&mut buffer).unwrap();
+                let packet = &buffer[framing.header()..length];
+                assert_eq!(packet[28..], [7; 40]);
+                // Send it back with addresses and ports exchanged, and without a sum of UDP (RFC 768: none was made).
+                let mut answer = packet.to_vec();
+                let (first, second) = answer.split_at_mut(16);
+                first[12..16].swap_with_slice(&mut second[..4]);
+                let (first, second) = answer.split_at_mut(22);
+                first[20..22].swap_with_slice(&mut second[..2]);
+                answer[26..28].fill(0);
+                tun.write(&answer).unwrap();
+                let mut received = [0; 100];
+                let (length, from) = socket.recv_from(&mut received).unwrap();
+                assert_eq!((&received[..length], from), (&[7u8; 40][..], "10.77.0.2:7".parse().unwrap()));
             }
-            assert_eq!(tun.wait(&wake).unwrap(), Waited::Readable);
-            assert_eq!(tun.read_batch(&mut batch).unwrap(), 4);
-            assert_eq!(batch.packet(3)[28..], [3; 40]);
-            assert_eq!(batch.packet(4), b"");
-            // Send a packet back with addresses and ports exchanged: sums over the same words stay the same.
-            let mut answer = batch.packet(0).to_vec();
-            let (first, second) = answer.split_at_mut(16);
-            first[12..16].swap_with_slice(&mut second[..4]);
-            let (first, second) = answer.split_at_mut(22);
-            first[20..22].swap_with_slice(&mut second[..2]);
-            assert_eq!(tun.read_batch(&mut batch).unwrap(), 2);
-            tun.write(&answer).unwrap();
-            let mut received = [0; 100];
-            let (length, from) = socket.recv_from(&mut received).unwrap();
-            assert_eq!((&received[..length], from), (&[0u8; 40][..], "10.77.0.2:7".parse().unwrap()));
+        });
+    }
+
+    /// A device that leaves segmentation to us brings more than its MTU at once.
+    #[test]
+    fn one_read_brings_many_segments() {
+        in_namespace("one_read_brings_many_segments", || {
+            let tun = Tun::create("mesh%d").unwrap();
+            assert_eq!(tun.framing(), Framing::Vnet, "Linux 2.6.27 is needed here");
+            set_up(&tun, "10.77.0.1");
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+            let segment: libc::c_int = 1_000;
+            // SAFETY: the pointer and length describe one int, which outlives the call.
+            let set = unsafe {
+                let value = (&raw const segment).cast();
+                libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, 4)
+            };
+            assert_eq!(set, 0);
+            socket.send_to(&[5; 30_000], &"10.77.0.2:7".parse::<SocketAddr>().unwrap().into()).unwrap();
+            assert_eq!(wait(&tun), Waited::Readable);
+            let mut buffer = [0; LONGEST_READ];
+            // Before Linux 6.2, UDP comes cut.
+            let length = tun.read(&mut buffer).unwrap();
+            assert!([VNET_HEADER + 30_028, VNET_HEADER + 1_028].contains(&length), "{length}");
+        });
+    }
+
+    #[test]
+    fn a_run_the_kernel_refuses_ends_runs() {
+        in_namespace("a_run_the_kernel_refuses_ends_runs", || {
+            let tun = Tun::create("mesh%d").unwrap();
+            set_up(&tun, "10.77.0.1");
+            let mut packet = [0u8; 20];
+            packet[0] = 0x45;
+            tun.write_run(&[IoSlice::new(&NO_OFFLOAD), IoSlice::new(&packet)]).unwrap();
+            assert!(tun.takes_runs().tcp);
+            // Segments of a kind that does not exist.
+            let header = [1, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0];
+            let refused = tun.write_run(&[IoSlice::new(&header), IoSlice::new(&packet)]);
+            assert!(matches!(refused, Err(TunError::BadPacket)), "{refused:?}");
+            assert_eq!(tun.takes_runs(), Runs::default());
+            tun.write(&packet).unwrap();
         });
     }
 
@@ -298,7 +401,7 @@ mod tests {
             let tun = Arc::new(tun);
             let waiting = {
                 let tun = Arc::clone(&tun);
-                std::thread::spawn(move || (tun.wait(&Wake::new().unwrap()).unwrap(), tun.read(&mut [0; 100])))
+                std::thread::spawn(move || (wait(&tun), tun.read(&mut [0; 100])))
             };
             let status = std::process::Command::new("ip").args(["link", "delete", tun.name()]).status();
             assert!(status.is_ok_and(|status| status.success()), "the command `ip` is needed here");
@@ -312,17 +415,19 @@ mod tests {
     #[test]
     fn a_descriptor_can_be_adopted_and_only_a_fitting_one() {
         in_namespace("a_descriptor_can_be_adopted_and_only_a_fitting_one", || {
-            let tun = Tun::create("mesh%d").unwrap();
-            let name = tun.name().to_string();
-            set_up(&tun, "10.77.0.1");
-            assert!(matches!(Tun::create(&name), Err(TunError::Busy(_))));
-            let copy = tun.as_fd().try_clone_to_owned().unwrap();
-            drop(tun);
-            let adopted = Tun::adopt(copy).unwrap();
-            assert_eq!(adopted.name(), name);
-            UdpSocket::bind("10.77.0.1:0").unwrap().send_to(b"x", "10.77.0.2:7").unwrap();
-            assert_eq!(adopted.wait(&Wake::new().unwrap()).unwrap(), Waited::Readable);
-            assert_eq!(adopted.read(&mut [0; 100]).unwrap(), 29);
+            for framing in [Framing::Plain, Framing::Vnet] {
+                let tun = Tun::open("mesh%d", framing).unwrap();
+                let name = tun.name().to_string();
+                set_up(&tun, "10.77.0.1");
+                assert!(matches!(Tun::create(&name), Err(TunError::Busy(_))));
+                let copy = tun.as_fd().try_clone_to_owned().unwrap();
+                drop(tun);
+                let adopted = Tun::adopt(copy).unwrap();
+                assert_eq!((adopted.name(), adopted.framing()), (name.as_str(), framing));
+                UdpSocket::bind("10.77.0.1:0").unwrap().send_to(b"x", "10.77.0.2:7").unwrap();
+                assert_eq!(wait(&adopted), Waited::Readable);
+                assert_eq!(adopted.read(&mut [0; 100]).unwrap(), framing.header() + 29);
+            }
 
             let socket = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
             assert!(matches!(Tun::adopt(socket), Err(TunError::Unavailable(_))));

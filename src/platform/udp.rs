@@ -1,21 +1,15 @@
 //! The UDP socket under the tunnels.
 
 use super::udp_batch::{ReceiveBatch, SendBatch};
-use super::wake::{Waited, Wake};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 /// Receive and send buffer asked of the kernel, in bytes: 4 MiB hold 25 ms of full-size packets at 1 Gbit/s, which is
 /// what a data thread may be kept off its core for on a busy small host.
 pub const BUFFER_BYTES: usize = 4 << 20;
-
-/// How long a data thread waits for room in the send buffer before it drops, so that a stalled network card cannot
-/// keep the thread from stopping.
-const SEND_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Why a datagram was not sent or received. None of these closes the socket or is a reason to (the next may pass).
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +89,8 @@ pub struct UdpGranted {
     pub marked: bool,
     /// Whether received datagrams carry a kernel stamp.
     pub stamped: bool,
+    /// Whether datagrams of one sender may arrive several to a buffer (Linux 5.0).
+    pub coalesced: bool,
 }
 
 /// One bound UDP socket: one family, or both (`[::]` without `only_v6`). Shared by all threads; no method locks.
@@ -158,35 +154,24 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// Waits until something is there or `wake` is rung, then receives what is there into `batch` and returns how many
-    /// datagrams. Zero means woken.
-    ///
-    /// Under load this is one system call per batch: it asks for datagrams first and waits only when there are none. After
-    /// a batch of one it waits first, because then the next datagram has seldom arrived yet.
+    /// Receives what is there into at most `most` buffers of `batch`, without waiting, and returns how many were filled:
+    /// zero where nothing is there.
     ///
     /// # Errors
     /// Never [`UdpError::WouldBlock`]. After any other the caller counts and calls again.
-    pub fn receive(&self, batch: &mut ReceiveBatch, wake: &Wake) -> Result<usize, UdpError> {
-        let mut wait_first = batch.clear() == 1;
-        loop {
-            if !std::mem::take(&mut wait_first) {
-                match batch.receive(&self.socket) {
-                    Err(UdpError::WouldBlock) => {}
-                    outcome => return outcome,
-                }
-            }
-            match wake.wait_readable(self.socket.as_fd(), None) {
-                Ok(Waited::Woken) => return Ok(0),
-                Ok(_) => {}
-                Err(error) => return Err(UdpError::Other(Errno::from_raw(error.raw_os_error().unwrap_or(0)))),
-            }
+    pub fn receive(&self, batch: &mut ReceiveBatch, most: usize) -> Result<usize, UdpError> {
+        match batch.receive(&self.socket, most) {
+            Err(UdpError::WouldBlock) => Ok(0),
+            outcome => outcome,
         }
     }
 
-    /// Sends everything committed to `batch` and empties it; calls `refused` for each datagram the kernel did not take.
+    /// Sends everything committed to `batch`, without waiting, and returns how many datagrams went out; calls `refused` for
+    /// each that the kernel did not take.
     ///
-    /// May wait up to 100 ms for room in the send buffer, which is what slows a fast sender down to the network card.
-    /// Returns how many datagrams went out.
+    /// Where the send buffer has no room for all, the rest stays in the batch: wait until the socket is writable and
+    /// send again. A run that the way to its destination does not take is sent datagram by datagram, at once, and so are
+    /// all later ones to it.
     pub fn send(&self, batch: &mut SendBatch, refused: impl FnMut(SocketAddr, UdpError)) -> usize {
         batch.flush(&self.socket, self.local.is_ipv6(), refused)
     }
@@ -200,9 +185,6 @@ impl UdpSocket {
 
     fn configure(socket: Socket, options: UdpOptions) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-        // Blocking mode with a bound on the wait: receiving asks for MSG_DONTWAIT itself.
-        socket.set_nonblocking(false)?;
-        socket.set_write_timeout(Some(SEND_PATIENCE))?;
         if local.is_ipv6() {
             set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
@@ -220,6 +202,7 @@ impl UdpSocket {
             send_buffer: grow(&result.socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
             marked: options.mark.is_none_or(|mark| result.socket.set_mark(mark).is_ok()),
             stamped: set_option(&result.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).is_ok(),
+            coalesced: set_option(&result.socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok(),
         };
         Ok(result)
     }
@@ -263,8 +246,8 @@ mod tests {
     use crate::platform::netlink::Host;
     use crate::platform::test_namespace::{in_namespace, runtime};
     use crate::platform::tun::Tun;
-    use crate::platform::udp_batch::BATCH;
-    use std::sync::Arc;
+    use crate::platform::udp_batch::{BATCH, Way};
+    use crate::platform::wake::Wake;
 
     fn bind(address: &str) -> UdpSocket {
         UdpSocket::bind(address.parse().unwrap(), UdpOptions::default()).unwrap()
@@ -272,32 +255,51 @@ mod tests {
 
     /// Receives until `count` datagrams came, as (source, destination, stamp, bytes).
     fn gather(socket: &UdpSocket, count: usize) -> Vec<(SocketAddr, Option<IpAddr>, u64, Vec<u8>)> {
-        let (wake, mut batch) = (Wake::new().unwrap(), ReceiveBatch::new(BATCH, 2_000));
+        let mut batch = ReceiveBatch::new(BATCH, 65_536);
         let mut all = Vec::new();
         while all.len() < count {
-            for index in 0..socket.receive(&mut batch, &wake).unwrap() {
+            for index in 0..wait_and_receive(socket, &mut batch) {
                 let about = batch.about(index).unwrap();
-                assert_eq!((about.stride, about.truncated), (about.length, false));
-                all.push((about.source, about.destination, about.stamp.unwrap(), batch.bytes(index).to_vec()));
+                assert!(!about.truncated);
+                for bytes in batch.bytes(index).chunks(about.stride.max(1)) {
+                    all.push((about.source, about.destination, about.stamp.unwrap(), bytes.to_vec()));
+                }
             }
         }
         all
+    }
+
+    fn wait_and_receive(socket: &UdpSocket, batch: &mut ReceiveBatch) -> usize {
+        Wake::new().unwrap().wait_readable(socket.as_fd(), None).unwrap();
+        socket.receive(batch, BATCH).unwrap()
+    }
+
+    fn way(to: SocketAddr) -> Way {
+        Way { to, source: None, tos: 0 }
+    }
+
+    /// Keeps datagrams of these lengths, each filled with its number.
+    fn fill(batch: &mut SendBatch, lengths: &[usize], way: Way) {
+        for (number, &length) in (0u8..).zip(lengths) {
+            batch.slot(length).unwrap()[..length].fill(number);
+            assert!(batch.commit(length, way));
+        }
+    }
+
+    fn all(socket: &UdpSocket, batch: &mut SendBatch) -> usize {
+        let sent = socket.send(batch, |to, error| panic!("{to}: {error}"));
+        assert!(batch.is_empty());
+        sent
     }
 
     fn exchange(receiver: &str, sender: &str, to: &str, from: &str) {
         let (receiver, sender) = (bind(receiver), bind(sender));
         let to = SocketAddr::new(to.parse().unwrap(), receiver.local().port());
         let from = SocketAddr::new(from.parse().unwrap(), sender.local().port());
-        let mut batch = SendBatch::new(BATCH, 1_500);
+        let mut batch = SendBatch::new();
         let before = realtime_nanos();
-        for number in 0..100usize {
-            if batch.is_full() {
-                assert_eq!(sender.send(&mut batch, |to, error| panic!("{to}: {error}")), BATCH);
-            }
-            batch.slot().unwrap()[..number + 1].fill(number as u8);
-            assert!(batch.commit(number + 1, to, None, None));
-        }
-        assert_eq!(sender.send(&mut batch, |to, error| panic!("{to}: {error}")), 100 - BATCH);
+        fill(&mut batch, &std::array::from_fn::<usize, 100, _>(|number| number + 1), way(to));
+        assert_eq!(all(&sender, &mut batch), 100);
         let received = gather(&receiver, 100);
         let reading = Reading::take();
         for (number, (source, destination, stamp, bytes)) in received.into_iter().enumerate() {
@@ -329,14 +331,16 @@ mod tests {
                 for (wanted, expected) in [("127.0.0.9", "127.0.0.9"), ("192.0.2.1", "127.0.0.1")] {
                     let wanted: IpAddr = wanted.parse().unwrap();
                     sender.send_to(b"one", to, Some(wanted)).unwrap();
-                    let mut batch = SendBatch::new(4, 100);
-                    for _ in 0..3 {
-                        batch.commit(1, to, Some(wanted), None);
-                    }
-                    assert_eq!(sender.send(&mut batch, |to, error| panic!("{to}: {error}")), 3);
-                    for (source, ..) in gather(&receiver, 4) {
+                    let mut batch = SendBatch::new();
+                    // A run, and after it one alone.
+                    fill(&mut batch, &[9, 9, 9, 20], Way { source: Some(wanted), ..way(to) });
+                    assert_eq!(all(&sender, &mut batch), 4);
+                    for (source, ..) in gather(&receiver, 5) {
                         assert_eq!(source.ip(), expected.parse::<IpAddr>().unwrap());
                     }
+                    fill(&mut batch, &[9, 9], way(to));
+                    assert_eq!(all(&sender, &mut batch), 2);
+                    assert_eq!(buffers(&receiver), [(18, 9)], "a lost source is no reason against runs");
                 }
             }
             let (receiver, sender) = (bind("[::1]:0"), bind("[::]:0"));
@@ -345,16 +349,105 @@ mod tests {
         });
     }
 
+    /// The lengths and strides of the buffers one receive brings.
+    fn buffers(socket: &UdpSocket) -> Vec<(usize, usize)> {
+        let mut batch = ReceiveBatch::new(BATCH, 65_536);
+        let count = wait_and_receive(socket, &mut batch);
+        (0..count).map(|index| batch.about(index).unwrap()).map(|about| (about.length, about.stride)).collect()
+    }
+
     #[test]
-    fn a_buffer_of_several_segments_arrives_as_several_datagrams() {
-        let (receiver, sender) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
-        let mut batch = SendBatch::new(2, 1_000);
-        batch.slot().unwrap()[..250].copy_from_slice(&std::array::from_fn::<u8, 250, _>(|i| (i / 100) as u8));
-        batch.commit(250, receiver.local(), None, Some(100));
-        assert!(!batch.commit(1_001, receiver.local(), None, None));
-        assert_eq!(sender.send(&mut batch, |to, error| panic!("{to}: {error}")), 3);
-        let bytes: Vec<_> = gather(&receiver, 3).into_iter().map(|(.., bytes)| bytes).collect();
-        assert_eq!(bytes, [vec![0; 100], vec![1; 100], vec![2; 50]]);
+    fn a_run_crosses_the_kernel_as_one_and_its_datagrams_arrive() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (receiver, sender) = (bind(address), bind(address));
+            assert!(receiver.granted().coalesced, "Linux 5.0 is needed here");
+            let mut batch = SendBatch::new();
+            fill(&mut batch, &[100, 100, 50], way(receiver.local()));
+            assert_eq!(all(&sender, &mut batch), 3);
+            assert_eq!(buffers(&receiver), [(250, 100)]);
+            fill(&mut batch, &[100, 100, 50], way(receiver.local()));
+            fill(&mut batch, &[1_452; 46], way(receiver.local()));
+            assert_eq!(all(&sender, &mut batch), 49);
+            let lengths: Vec<_> =
+                gather(&receiver, 49).into_iter().map(|(.., bytes)| (bytes[0], bytes.len())).collect();
+            assert_eq!(lengths[..4], [(0, 100), (1, 100), (2, 50), (0, 1_452)]);
+            assert_eq!(lengths[48], (45, 1_452));
+        }
+    }
+
+    #[test]
+    fn marks_of_the_outer_header_split_runs_and_arrive() {
+        for (receiver, sender, to) in [
+            ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"),
+            ("[::]:0", "[::]:0", "::1"),
+            ("[::]:0", "[::]:0", "127.0.0.1"),
+        ] {
+            let (receiver, sender) = (bind(receiver), bind(sender));
+            let to = way(SocketAddr::new(to.parse().unwrap(), receiver.local().port()));
+            let mut batch = SendBatch::new();
+            for tos in [0b10, 0xb9, 0, 0b11] {
+                fill(&mut batch, &[30, 30], Way { tos, ..to });
+            }
+            assert_eq!(all(&sender, &mut batch), 8);
+            let mut received = ReceiveBatch::new(BATCH, 65_536);
+            assert_eq!(wait_and_receive(&receiver, &mut received), 4);
+            let marks: Vec<_> = (0..4).map(|index| received.about(index).unwrap()).map(|a| (a.stride, a.ecn)).collect();
+            assert_eq!(marks, [(30, 0b10), (30, 0b01), (30, 0), (30, 0b11)], "{to:?}");
+        }
+    }
+
+    #[test]
+    fn a_way_that_takes_no_runs_gets_single_datagrams_and_loses_none() {
+        in_namespace("a_way_that_takes_no_runs_gets_single_datagrams_and_loses_none", || {
+            // Without UDP checksums the kernel refuses to cut.
+            let (receiver, sender) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+            set_option(&sender.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+            let mut batch = SendBatch::new();
+            fill(&mut batch, &[100, 100, 50], way(receiver.local()));
+            fill(&mut batch, &[70], way(receiver.local()));
+            assert_eq!(all(&sender, &mut batch), 4);
+            let lengths: Vec<_> = gather(&receiver, 4).into_iter().map(|(.., bytes)| bytes.len()).collect();
+            assert_eq!(lengths, [100, 100, 50, 70]);
+            // It is remembered, for this destination and no other.
+            set_option(&sender.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0).unwrap();
+            let other = bind("127.0.0.1:0");
+            for (receiver, expected) in [(&receiver, &[(9, 9), (9, 9)][..]), (&other, &[(18, 9)])] {
+                fill(&mut batch, &[9, 9], way(receiver.local()));
+                assert_eq!(all(&sender, &mut batch), 2);
+                assert_eq!(buffers(receiver), expected);
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_send_buffer_keeps_the_rest_for_later() {
+        in_namespace("a_full_send_buffer_keeps_the_rest_for_later", || {
+            // A way whose datagrams stay in the device until somebody reads them.
+            let tun = Tun::open("slow%d", crate::platform::tun::Framing::Plain).unwrap();
+            set_up(&tun, 1_500);
+            let sender = bind("0.0.0.0:0");
+            set_option(&sender.socket, libc::SOL_SOCKET, libc::SO_SNDBUF, 20_000).unwrap();
+            let to = way("10.77.0.2:9".parse().unwrap());
+            let mut batch = SendBatch::new();
+            let lengths: Vec<usize> = (0..200).map(|number| 1_000 + number).collect();
+            fill(&mut batch, &lengths, to);
+            let (mut sent, mut read, mut packet) = (0, Vec::new(), [0; 2_000]);
+            sent += sender.send(&mut batch, |to, error| panic!("{to}: {error}"));
+            if batch.is_empty() {
+                // A device that takes packets off the socket's account at once never fills its buffer.
+                assert_eq!(sent, 200);
+            }
+            while !batch.is_empty() {
+                Wake::new().unwrap().wait_readable(tun.as_fd(), None).unwrap();
+                read.push(tun.read(&mut packet).unwrap() - 28);
+                sent += sender.send(&mut batch, |to, error| panic!("{to}: {error}"));
+            }
+            assert_eq!(sent, 200);
+            while let Ok(length) = tun.read(&mut packet) {
+                read.push(length - 28);
+            }
+            assert_eq!(read, lengths);
+        });
     }
 
     #[test]
@@ -363,19 +456,20 @@ mod tests {
             let (receiver, sender) = (bind("127.0.0.1:0"), bind("0.0.0.0:0"));
             let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
             let broadcast: SocketAddr = "255.255.255.255:9".parse().unwrap();
-            let mut batch = SendBatch::new(BATCH, 70_000);
+            let mut batch = SendBatch::new();
             for to in [receiver.local(), nowhere, receiver.local(), broadcast] {
-                batch.commit(10, to, None, None);
+                batch.commit(10, way(to));
             }
-            batch.commit(66_000, receiver.local(), None, None);
-            batch.commit(11, receiver.local(), None, None);
+            batch.commit(66_000, way(receiver.local()));
+            batch.commit(66_001, way(nowhere));
+            batch.commit(11, way(receiver.local()));
             let mut refused = Vec::new();
             assert_eq!(sender.send(&mut batch, |to, error| refused.push((to, error))), 3);
             assert!(batch.is_empty());
             assert!(matches!(refused[0], (to, UdpError::Unreachable) if to == nowhere), "{refused:?}");
             assert!(matches!(refused[1].1, UdpError::Unreachable | UdpError::Forbidden), "{refused:?}");
             assert!(matches!(refused[2].1, UdpError::TooBig), "{refused:?}");
-            assert_eq!(refused.len(), 3);
+            assert_eq!(refused.len(), 4);
             assert_eq!(gather(&receiver, 3)[2].3.len(), 11);
             assert!(matches!(sender.send_to(b"x", nowhere, None), Err(UdpError::Unreachable)));
         });
@@ -386,41 +480,16 @@ mod tests {
         let (receiver, sender) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
         sender.send_to(&[7; 200], receiver.local(), None).unwrap();
         let mut batch = ReceiveBatch::new(2, 100);
-        assert_eq!(receiver.receive(&mut batch, &Wake::new().unwrap()).unwrap(), 1);
+        assert_eq!(wait_and_receive(&receiver, &mut batch), 1);
         let about = batch.about(0).unwrap();
         assert_eq!((about.length, about.truncated, batch.bytes(0)), (100, true, &[7; 100][..]));
         assert_eq!((batch.about(1), batch.bytes(1)), (None, &[][..]));
     }
 
     #[test]
-    fn ecn_bits_are_reported() {
-        for (receiver, sender, to) in [("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"), ("[::]:0", "[::1]:0", "::1")] {
-            let (receiver, sender) = (bind(receiver), bind(sender));
-            if sender.local().is_ipv4() {
-                set_option(&sender.socket, libc::IPPROTO_IP, libc::IP_TOS, 0b10).unwrap();
-            } else {
-                set_option(&sender.socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 0b10).unwrap();
-            }
-            sender.send_to(b"x", SocketAddr::new(to.parse().unwrap(), receiver.local().port()), None).unwrap();
-            let mut batch = ReceiveBatch::new(1, 100);
-            receiver.receive(&mut batch, &Wake::new().unwrap()).unwrap();
-            assert_eq!(batch.about(0).unwrap().ecn, 0b10, "{to}");
-        }
-    }
-
-    #[test]
-    fn a_waiting_receiver_is_woken_and_the_socket_goes_on() {
-        let (receiver, sender) = (Arc::new(bind("127.0.0.1:0")), bind("127.0.0.1:0"));
-        let wake = Arc::new(Wake::new().unwrap());
-        let waiting = {
-            let (receiver, wake) = (Arc::clone(&receiver), Arc::clone(&wake));
-            std::thread::spawn(move || receiver.receive(&mut ReceiveBatch::new(1, 100), &wake).unwrap())
-        };
-        wake.ring();
-        assert_eq!(waiting.join().unwrap(), 0);
-        sender.send_to(b"after", receiver.local(), None).unwrap();
-        assert_eq!(gather(&receiver, 1)[0].3, b"after");
-        // The successor in a planned restart takes the same socket.
+    fn an_empty_socket_says_so_and_a_successor_takes_it_over() {
+        let (receiver, sender) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+        assert_eq!(receiver.receive(&mut ReceiveBatch::new(1, 100), 1).unwrap(), 0);
         let adopted = UdpSocket::adopt(receiver.as_fd().try_clone_to_owned().unwrap(), UdpOptions::default()).unwrap();
         sender.send_to(b"again", receiver.local(), None).unwrap();
         assert_eq!(gather(&adopted, 1)[0].3, b"again");
@@ -440,18 +509,22 @@ mod tests {
         });
     }
 
+    /// Gives the device addresses and routes.
+    fn set_up(tun: &Tun, mtu: u16) {
+        runtime().block_on(async {
+            let addresses = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into();
+            let routes = ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()].into();
+            let device = Device { name: tun.name().into(), mtu, addresses, routes };
+            let state = HostState { device: Some(device), covers: Default::default() };
+            Host::connect().unwrap().apply(&state).await.unwrap();
+        });
+    }
+
     #[test]
     fn probing_forbids_fragments() {
         in_namespace("probing_forbids_fragments", || {
-            // A way with an MTU of 1,280.
             let tun = Tun::create("small%d").unwrap();
-            runtime().block_on(async {
-                let addresses = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into();
-                let routes = ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()].into();
-                let device = Device { name: tun.name().into(), mtu: 1280, addresses, routes };
-                let state = HostState { device: Some(device), covers: Default::default() };
-                Host::connect().unwrap().apply(&state).await.unwrap();
-            });
+            set_up(&tun, 1_280);
             for to in ["10.77.0.2:9", "[fd77::2]:9"] {
                 let (socket, to) = (bind("[::]:0"), to.parse().unwrap());
                 socket.send_to(&[0; 1_400], to, None).unwrap();

@@ -1,15 +1,33 @@
 //! Batches of datagrams with everything the kernel needs preallocated, so that no packet costs an allocation.
 
-use super::control_data::{self, ControlBuffer};
+use super::control_data::{self, ControlBuffer, Sent};
 use super::udp::UdpError;
 use nix::errno::Errno;
 use socket2::Socket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-/// Datagrams per system call: at 64 the call's own cost is below a tenth of sealing the packets, and more would only
+/// Messages per system call: at 64 the call's own cost is below a tenth of sealing the packets, and more would only
 /// add standing queue in front of a latency-bound packet.
 pub const BATCH: usize = 64;
+
+/// The longest UDP payload over IPv4, and so the longest run: 65,535 bytes less the headers of IP and UDP.
+pub const LONGEST_RUN: usize = 65_507;
+
+/// Datagrams the kernel cuts one buffer into at most (UDP_MAX_SEGMENTS; 128 from Linux 6.9 on, but runs of full-size
+/// datagrams end at 45 by their bytes).
+const MOST_SEGMENTS: usize = 64;
+
+/// Destinations remembered for not taking runs. Beyond that the oldest is forgotten and costs one refused call when it
+/// comes up again.
+const MOST_REFUSALS: usize = 32;
+
+/// Bytes of sealed datagrams that wait for one send: four runs of the greatest length, so that one packet read from the
+/// device, however finely it is to be cut, nearly always fits. Pages that are never used cost nothing.
+const SEND_BYTES: usize = 4 * 65_536;
+
+/// Runs that wait for one send.
+const SEND_RUNS: usize = 256;
 
 /// Buffers for one `recvmmsg`.
 pub struct ReceiveBatch {
@@ -96,23 +114,17 @@ impl ReceiveBatch {
         &mut self.slots.bytes[start..start + length]
     }
 
-    /// Forgets what the last receive filled, and returns how much that was.
-    pub(super) fn clear(&mut self) -> usize {
-        std::mem::take(&mut self.filled)
-    }
-
-    /// Receives what is there without waiting.
-    pub(super) fn receive(&mut self, socket: &Socket) -> Result<usize, UdpError> {
+    /// Receives what is there, into `most` buffers at most, without waiting.
+    pub(super) fn receive(&mut self, socket: &Socket, most: usize) -> Result<usize, UdpError> {
         self.filled = 0;
-        let count = self.slots.count();
+        let count = self.slots.count().min(most.max(1));
         for index in 0..self.used {
-            let size = self.slots.size;
-            self.slots.point(index, index * size, size, CONTROL_CAPACITY, ADDRESS_CAPACITY);
+            self.slots.point_own(index);
         }
         // A failed call may have written to the first.
         self.used = 1;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_WAITFORONE;
         let headers = self.slots.headers.as_mut_ptr();
+        let flags = libc::MSG_DONTWAIT;
         // SAFETY: `point` has made all `count` headers point into buffers that `slots` owns, which never move nor are
         // touched by anyone else during the call; those that an earlier call wrote to were pointed there again.
         let received =
@@ -131,74 +143,114 @@ impl ReceiveBatch {
     }
 }
 
-/// Buffers for one `sendmmsg`, filled in place.
+/// What one `sendmmsg` sends: one buffer, filled in place from the front. Datagrams that follow one another with the same
+/// way and size form a run, which crosses the kernel as one.
 ///
 /// ```text
-/// let slot = batch.slot()?;        // free bytes
+/// let slot = batch.slot(least)?;   // free bytes
 /// let n = seal(.., slot);          // write the datagram there
-/// batch.commit(n, to, None, None); // keep it
+/// batch.commit(n, way);            // keep it
 /// socket.send(&mut batch, ..);
 /// ```
 pub struct SendBatch {
+    bytes: Box<[u8]>,
+    used: usize,
+    runs: Vec<Run>,
+    /// How much has been sent already, where the socket had no room for all of it.
+    cursor: Cursor,
     slots: Slots,
-    entries: Vec<Entry>,
+    refusals: Refusals,
 }
 
+/// Where a datagram goes, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The destination.
+    pub to: SocketAddr,
+    /// The address of ours to send from; `None` leaves the choice to the kernel.
+    pub source: Option<IpAddr>,
+    /// DSCP and ECN of the outer header.
+    pub tos: u8,
+}
+
+/// Datagrams of one way, `segment` bytes each but the last, which may be shorter.
 #[derive(Clone, Copy)]
-struct Entry {
+struct Run {
     start: usize,
     length: usize,
-    to: SocketAddr,
-    source: Option<IpAddr>,
     segment: usize,
+    way: Way,
+    /// The kernel did not take it as one. Where it then takes the first datagram of it, that is remembered.
+    single: bool,
+}
+
+impl Run {
+    fn is_one(&self) -> bool {
+        self.length <= self.segment
+    }
+
+    /// Whether a datagram of `length` bytes can be the next one of it.
+    fn takes(&self, length: usize, way: &Way) -> bool {
+        let room = self.length + length <= LONGEST_RUN && self.length / self.segment.max(1) < MOST_SEGMENTS;
+        room && length > 0 && length <= self.segment && self.length.is_multiple_of(self.segment) && self.way == *way
+    }
+}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl SendBatch {
-    /// Makes buffers for `count` datagrams (at least one) of at most `size` bytes.
-    pub fn new(count: usize, size: usize) -> Self {
-        let slots = Slots::new(count.max(1), size.max(1));
-        SendBatch { entries: Vec::with_capacity(slots.count()), slots }
+    /// Makes an empty batch.
+    pub fn new() -> Self {
+        let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+        SendBatch {
+            bytes: vec![0; SEND_BYTES].into_boxed_slice(),
+            used: 0,
+            runs: Vec::with_capacity(SEND_RUNS),
+            cursor: Cursor { run: 0, offset: 0 },
+            slots: Slots::new(BATCH, 0),
+            refusals: Refusals::new(release.is_ok_and(|release| damages_runs(&release))),
+        }
     }
 
-    /// Returns how many datagrams wait for the next send.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Tells whether nothing waits.
+    /// Tells whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.runs.is_empty()
     }
 
-    /// Tells whether there is no free buffer: send first.
-    pub fn is_full(&self) -> bool {
-        self.entries.len() == self.slots.count()
+    /// Returns how many bytes wait to be sent.
+    pub fn len(&self) -> usize {
+        self.used
     }
 
-    /// Returns the next free buffer, or `None` when the batch is full. Asking again without a commit returns the same.
-    pub fn slot(&mut self) -> Option<&mut [u8]> {
-        if self.is_full() {
+    /// Returns the free bytes, at least `least` of them, or `None` when the batch is too full for that: send first.
+    /// Asking again without a commit returns the same.
+    pub fn slot(&mut self, least: usize) -> Option<&mut [u8]> {
+        let free = &mut self.bytes[self.used..];
+        if free.len() < least || self.runs.len() == SEND_RUNS {
             return None;
         }
-        let start = self.entries.len() * self.slots.size;
-        Some(&mut self.slots.bytes[start..start + self.slots.size])
+        Some(free)
     }
 
-    /// Keeps the first `length` bytes of the buffer [`SendBatch::slot`] gave, to be sent to `to`.
-    ///
-    /// `source` asks for a source address. `segment` says that the buffer holds several datagrams of that many bytes
-    /// (the last may be shorter). Without a free buffer, or with a length beyond it, nothing is kept and `false`
-    /// returned.
-    pub fn commit(&mut self, length: usize, to: SocketAddr, source: Option<IpAddr>, segment: Option<u16>) -> bool {
-        if self.is_full() || length > self.slots.size {
+    /// Keeps the first `length` bytes of what [`SendBatch::slot`] gave as one datagram. Without a free place, or with a
+    /// length beyond it, nothing is kept and `false` returned.
+    pub fn commit(&mut self, length: usize, way: Way) -> bool {
+        if self.used + length > self.bytes.len() || self.runs.len() == SEND_RUNS {
             return false;
         }
-        let start = self.entries.len() * self.slots.size;
-        let segment = segment.map(usize::from).filter(|&s| s > 0).unwrap_or(length).min(length);
-        self.entries.push(Entry { start, length, to, source, segment });
+        match self.runs.last_mut().filter(|run| run.takes(length, &way)) {
+            Some(run) => run.length += length,
+            None => self.runs.push(Run { start: self.used, length, segment: length, way, single: false }),
+        }
+        self.used += length;
         true
     }
 
+    /// Sends all there is room for; what is left stays for another call. Returns how many datagrams went out.
     pub(super) fn flush(
         &mut self,
         socket: &Socket,
@@ -206,82 +258,147 @@ impl SendBatch {
         mut refused: impl FnMut(SocketAddr, UdpError),
     ) -> usize {
         let mut sent = 0;
-        let mut cursor = Cursor { entry: 0, offset: 0 };
-        let mut without_source = false;
-        while cursor.entry < self.entries.len() {
-            let count = self.prepare(cursor, mapped, without_source);
-            without_source = false;
+        let mut only_one = false;
+        while self.cursor.run < self.runs.len() {
+            let count = self.prepare(mapped, std::mem::take(&mut only_one));
             let headers = self.slots.headers.as_mut_ptr();
-            // SAFETY: `prepare` made the first `count` headers point into buffers that `slots` owns; the kernel only
+            // SAFETY: `prepare` made the first `count` headers point into buffers that this batch owns; the kernel only
             // reads them.
-            let result = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as _, 0) };
+            let result = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as _, libc::MSG_DONTWAIT as _) };
             match usize::try_from(result) {
                 Ok(taken) => {
-                    sent += taken;
                     for _ in 0..taken {
-                        self.step(&mut cursor);
+                        let run = self.runs[self.cursor.run];
+                        if run.single && self.cursor.offset == 0 {
+                            self.refusals.remember(run.way.to);
+                        }
+                        sent += self.step();
                     }
                 }
-                // An error always belongs to the first datagram of the call.
+                // An error always belongs to the first message of the call.
                 Err(_) => {
-                    let entry = self.entries[cursor.entry];
+                    let whole = self.goes_whole(self.cursor);
+                    let run = &mut self.runs[self.cursor.run];
                     match Errno::last() {
                         Errno::EINTR => {}
-                        errno if entry.source.is_some() && source_is_gone(errno) => {
-                            self.entries[cursor.entry].source = None;
-                            without_source = true;
-                        }
-                        // The wait for room was in vain: what is left would wait as long, each.
-                        Errno::EAGAIN => {
-                            while cursor.entry < self.entries.len() {
-                                refused(self.entries[cursor.entry].to, UdpError::WouldBlock);
-                                self.step(&mut cursor);
-                            }
+                        Errno::EAGAIN => return sent,
+                        // The run may be at fault, or something that the single datagrams will show as well.
+                        errno if whole && refuses_runs(errno) => run.single = true,
+                        errno if run.way.source.is_some() && source_is_gone(errno) => {
+                            run.way.source = None;
+                            only_one = true;
                         }
                         errno => {
-                            refused(entry.to, errno.into());
-                            self.step(&mut cursor);
+                            let to = run.way.to;
+                            for _ in 0..self.step() {
+                                refused(to, errno.into());
+                            }
                         }
                     }
                 }
             }
         }
-        self.entries.clear();
+        self.clear();
         sent
     }
 
-    /// Points headers at the datagrams from `cursor` on and returns how many.
-    fn prepare(&mut self, mut cursor: Cursor, mapped: bool, only_one: bool) -> usize {
+    fn clear(&mut self) {
+        self.runs.clear();
+        (self.used, self.cursor) = (0, Cursor { run: 0, offset: 0 });
+    }
+
+    /// Points headers at what is to be sent next and returns how many.
+    fn prepare(&mut self, mapped: bool, only_one: bool) -> usize {
         let limit = if only_one { 1 } else { self.slots.count() };
+        let mut cursor = self.cursor;
         let mut count = 0;
-        while count < limit && cursor.entry < self.entries.len() {
-            let entry = self.entries[cursor.entry];
-            let length = (entry.length - cursor.offset).min(entry.segment.max(1));
-            let address = control_data::address_into(&mut self.slots.addresses[count], entry.to, mapped);
-            let control = entry
-                .source
-                .map_or(0, |source| control_data::write_source(&mut self.slots.controls[count], source, mapped));
-            self.slots.point(count, entry.start + cursor.offset, length, control, address);
+        while count < limit && cursor.run < self.runs.len() {
+            let run = self.runs[cursor.run];
+            let whole = self.goes_whole(cursor);
+            let length = if whole { run.length } else { (run.length - cursor.offset).min(run.segment) };
+            let address = control_data::address_into(&mut self.slots.addresses[count], run.way.to, mapped);
+            let segment = u16::try_from(run.segment).ok().filter(|_| whole);
+            let sent = Sent { source: run.way.source, tos: run.way.tos, segment };
+            let control = control_data::write(&mut self.slots.controls[count], sent, run.way.to.is_ipv4(), mapped);
+            let start = run.start + cursor.offset;
+            self.slots.point(count, &mut self.bytes[start..start + length], control, address);
             count += 1;
-            self.step(&mut cursor);
+            cursor = self.after(cursor).0;
         }
         count
     }
 
-    fn step(&self, cursor: &mut Cursor) {
-        let entry = self.entries[cursor.entry];
-        cursor.offset += entry.segment.max(1);
-        if cursor.offset >= entry.length {
-            *cursor = Cursor { entry: cursor.entry + 1, offset: 0 };
+    /// Whether what is next is a run that the kernel is to cut.
+    fn goes_whole(&self, cursor: Cursor) -> bool {
+        let run = &self.runs[cursor.run];
+        cursor.offset == 0 && !run.is_one() && !run.single && !self.refusals.contain(&run.way.to)
+    }
+
+    /// Goes past what was next and returns how many datagrams that were.
+    fn step(&mut self) -> usize {
+        let (cursor, datagrams) = self.after(self.cursor);
+        self.cursor = cursor;
+        datagrams
+    }
+
+    fn after(&self, cursor: Cursor) -> (Cursor, usize) {
+        let run = &self.runs[cursor.run];
+        let next = Cursor { run: cursor.run + 1, offset: 0 };
+        if self.goes_whole(cursor) {
+            return (next, run.length.div_ceil(run.segment));
         }
+        let offset = cursor.offset + run.segment.max(1);
+        (if offset >= run.length { next } else { Cursor { offset, ..cursor } }, 1)
     }
 }
 
-/// The next datagram to send: an entry and the offset of a segment in it.
+/// The next datagram to send: a run and the offset of a datagram in it.
 #[derive(Clone, Copy)]
 struct Cursor {
-    entry: usize,
+    run: usize,
     offset: usize,
+}
+
+/// Destinations whose way does not take runs: a network card without checksums, a smaller MTU, IPsec.
+struct Refusals {
+    destinations: Vec<SocketAddr>,
+    oldest: usize,
+    everywhere: bool,
+}
+
+impl Refusals {
+    fn new(everywhere: bool) -> Self {
+        Refusals { destinations: Vec::new(), oldest: 0, everywhere }
+    }
+
+    fn contain(&self, to: &SocketAddr) -> bool {
+        self.everywhere || self.destinations.contains(to)
+    }
+
+    fn remember(&mut self, to: SocketAddr) {
+        if self.contain(&to) {
+            return;
+        }
+        if self.destinations.len() < MOST_REFUSALS {
+            return self.destinations.push(to);
+        }
+        self.destinations[self.oldest] = to;
+        self.oldest = (self.oldest + 1) % MOST_REFUSALS;
+    }
+}
+
+/// What the kernel answers to a run it cannot cut: no checksums at the card or none wanted, a datagram above the MTU (two
+/// errors, by version), no such option.
+fn refuses_runs(errno: Errno) -> bool {
+    matches!(errno, Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT)
+}
+
+/// Whether the kernel of this release corrupts headers of runs of equal datagrams: those from 7.0 to before 7.1.5.
+fn damages_runs(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    let (major, minor, patch) = (next(), next(), next());
+    (7, 0, 0) <= (major, minor, patch) && (major, minor, patch) < (7, 1, 5)
 }
 
 /// Sends one datagram at once or not at all.
@@ -295,7 +412,8 @@ pub(super) fn send_one(
     let mut storage = control_data::no_address();
     let address_length = control_data::address_into(&mut storage, to, mapped);
     let mut control = ControlBuffer::EMPTY;
-    let control_length = source.map_or(0, |source| control_data::write_source(&mut control, source, mapped));
+    let sent = Sent { source, ..Sent::default() };
+    let control_length = control_data::write(&mut control, sent, to.is_ipv4(), mapped);
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut header = empty_header().msg_hdr;
     header.msg_name = (&raw mut storage).cast();
@@ -342,8 +460,8 @@ struct Slots {
     controls: Box<[ControlBuffer]>,
 }
 
-// SAFETY: the raw pointers inside point into boxes of the same struct and are used only through `&mut self`, or, for
-// the control data of a received datagram, through `&self` while nothing writes.
+// SAFETY: the raw pointers inside point into boxes of the same struct, or of the batch it belongs to, and are used only
+// through `&mut self`, or, for the control data of a received datagram, through `&self` while nothing writes.
 unsafe impl Send for Slots {}
 
 impl Slots {
@@ -363,11 +481,23 @@ impl Slots {
         self.headers.len()
     }
 
-    /// Makes header `index` describe `length` bytes from `start`, with so much room or content for control data and
-    /// address. Slicing bounds-checks what the kernel will trust.
-    fn point(&mut self, index: usize, start: usize, length: usize, control: usize, address: libc::socklen_t) {
-        self.vectors[index] =
-            libc::iovec { iov_base: self.bytes[start..start + length].as_mut_ptr().cast(), iov_len: length };
+    /// Makes header `index` describe its own buffer, to be received into.
+    fn point_own(&mut self, index: usize) {
+        let start = index * self.size;
+        let vector =
+            libc::iovec { iov_base: self.bytes[start..start + self.size].as_mut_ptr().cast(), iov_len: self.size };
+        self.describe(index, vector, CONTROL_CAPACITY, ADDRESS_CAPACITY);
+    }
+
+    /// Makes header `index` describe `bytes`, with so much content of control data and address. The caller keeps `bytes`
+    /// alive and untouched until the system call is over.
+    fn point(&mut self, index: usize, bytes: &mut [u8], control: usize, address: libc::socklen_t) {
+        let vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        self.describe(index, vector, control, address);
+    }
+
+    fn describe(&mut self, index: usize, vector: libc::iovec, control: usize, address: libc::socklen_t) {
+        self.vectors[index] = vector;
         let header = &mut self.headers[index];
         header.msg_len = 0;
         header.msg_hdr.msg_name = (&raw mut self.addresses[index]).cast();
@@ -384,4 +514,62 @@ impl Slots {
 fn empty_header() -> libc::mmsghdr {
     // SAFETY: mmsghdr consists of integers and raw pointers, for which zero is a value.
     unsafe { std::mem::zeroed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(port: u16) -> Way {
+        Way { to: SocketAddr::from(([192, 0, 2, 1], port)), source: None, tos: 0 }
+    }
+
+    fn runs(batch: &SendBatch) -> Vec<(usize, usize)> {
+        batch.runs.iter().map(|run| (run.segment, run.length)).collect()
+    }
+
+    #[test]
+    fn runs_are_of_one_way_and_size_with_a_shorter_end() {
+        let mut batch = SendBatch::new();
+        for (length, port) in [(100, 1), (100, 1), (60, 1), (60, 1), (60, 2), (100, 2), (0, 2), (0, 2), (5, 2)] {
+            assert!(batch.commit(length, way(port)));
+        }
+        assert_eq!(runs(&batch), [(100, 260), (60, 60), (60, 60), (100, 100), (0, 0), (0, 0), (5, 5)]);
+        assert!(batch.commit(5, Way { tos: 2, ..way(2) }), "another mark is another run");
+        assert_eq!(batch.runs.len(), 8);
+
+        batch.clear();
+        (0..46).for_each(|_| assert!(batch.commit(1_452, way(1))));
+        assert_eq!(runs(&batch), [(1_452, 45 * 1_452), (1_452, 1_452)]);
+        batch.clear();
+        (0..65).for_each(|_| assert!(batch.commit(96, way(1))));
+        assert_eq!(runs(&batch), [(96, 64 * 96), (96, 96)]);
+
+        batch.clear();
+        assert!(batch.slot(SEND_BYTES + 1).is_none() && !batch.commit(SEND_BYTES + 1, way(1)));
+        (0..SEND_RUNS).for_each(|length| assert!(batch.commit(length, way(1))));
+        assert!(batch.slot(1).is_none() && !batch.commit(1, way(1)));
+    }
+
+    #[test]
+    fn refusals_are_remembered_in_bounded_memory() {
+        let mut refusals = Refusals::new(false);
+        for port in 0..1_000 {
+            refusals.remember(way(port).to);
+            assert!(refusals.contain(&way(port).to));
+        }
+        assert_eq!(refusals.destinations.len(), MOST_REFUSALS);
+        assert!(refusals.contain(&way(1_000 - MOST_REFUSALS as u16).to) && !refusals.contain(&way(0).to));
+        assert!(Refusals::new(true).contain(&way(0).to));
+    }
+
+    #[test]
+    fn kernels_that_damage_runs_are_known_by_their_release() {
+        for release in ["7.0.0-rc1", "7.0.12-arch1-1", "7.1.0-rc4", "7.1.4", "7.1"] {
+            assert!(damages_runs(release), "{release}");
+        }
+        for release in ["6.18.44-fc-v445", "7.1.5", "7.2.0", "10.0.1", "5.10.0-7-amd64", ""] {
+            assert!(!damages_runs(release), "{release}");
+        }
+    }
 }

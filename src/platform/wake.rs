@@ -16,6 +16,17 @@ pub struct Wake {
     rung: AtomicBool,
 }
 
+/// What to wait for at one of two descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Not waited for at all, not even for errors.
+    Nothing,
+    /// Something to read, or an error to report.
+    Reading,
+    /// That, or room to write.
+    Both,
+}
+
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
@@ -63,6 +74,31 @@ impl Wake {
         self.is_rung()
     }
 
+    /// Waits until there is what is wanted of one of two descriptors, the latch is rung, or `timeout_ms` milliseconds have
+    /// passed (`None`: without end). Tells at which descriptors there is something, `None` for a rung latch, which wins.
+    ///
+    /// A signal ends the wait too, with nothing at either.
+    pub fn wait_for(
+        &self,
+        wanted: [(BorrowedFd<'_>, Interest); 2],
+        timeout_ms: Option<u16>,
+    ) -> io::Result<Option<[bool; 2]>> {
+        let timeout = timeout_ms.map_or(PollTimeout::NONE, PollTimeout::from);
+        let place = |(fd, interest)| match interest {
+            // Errors are reported whether asked for or not, so the latch takes the place of what is not waited for.
+            Interest::Nothing => PollFd::new(self.event.as_fd(), PollFlags::POLLIN),
+            Interest::Reading => PollFd::new(fd, PollFlags::POLLIN),
+            Interest::Both => PollFd::new(fd, PollFlags::POLLIN | PollFlags::POLLOUT),
+        };
+        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN), place(wanted[0]), place(wanted[1])];
+        match poll(&mut fds, timeout) {
+            Ok(_) if fds[0].any() == Some(true) => Ok(None),
+            Ok(_) => Ok(Some([fds[1].any() == Some(true), fds[2].any() == Some(true)])),
+            Err(Errno::EINTR) => Ok(Some([false; 2])),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Waits until `fd` is readable or in error, the latch is rung, or `timeout_ms` milliseconds have passed
     /// (`None`: without end). A rung latch wins over a readable descriptor.
     pub fn wait_readable(&self, fd: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Result<Waited> {
@@ -102,6 +138,27 @@ mod tests {
         wake.ring();
         assert!(wake.is_rung() && wake.wait(60_000));
         assert_eq!(waiter.join().unwrap(), (Waited::Woken, Waited::Woken));
+    }
+
+    #[test]
+    fn of_two_descriptors_each_says_what_it_has() {
+        let wake = Wake::new().unwrap();
+        let (first, mut to_first) = UnixStream::pair().unwrap();
+        let (second, mut to_second) = UnixStream::pair().unwrap();
+        let wait =
+            |one, other, timeout| wake.wait_for([(first.as_fd(), one), (second.as_fd(), other)], timeout).unwrap();
+        assert_eq!(wait(Interest::Reading, Interest::Reading, Some(1)), Some([false, false]));
+        assert_eq!(wait(Interest::Reading, Interest::Both, None), Some([false, true]));
+        to_first.write_all(b"x").unwrap();
+        assert_eq!(wait(Interest::Reading, Interest::Reading, None), Some([true, false]));
+        assert_eq!(wait(Interest::Nothing, Interest::Reading, Some(1)), Some([false, false]));
+        to_second.write_all(b"x").unwrap();
+        assert_eq!(wait(Interest::Reading, Interest::Reading, None), Some([true, true]));
+        // An error is something to report too, but not at what nobody asked about.
+        drop(to_second);
+        assert_eq!(wait(Interest::Nothing, Interest::Nothing, Some(1)), Some([false, false]));
+        wake.ring();
+        assert_eq!(wait(Interest::Nothing, Interest::Reading, None), None);
     }
 
     #[test]

@@ -46,11 +46,13 @@ pub enum DropReason {
     NotAdmitted,
     /// A control message that does not decode, breaks a limit or says what its sender may not say.
     BadControl,
+    /// The underlay marked congestion on a packet whose transport cannot be told (RFC 6040 §4.2).
+    Congestion,
 }
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [DropReason; 20] = [
+    pub const ALL: [DropReason; 21] = [
         DropReason::Malformed,
         DropReason::BadMac,
         DropReason::RateLimited,
@@ -71,6 +73,7 @@ impl DropReason {
         DropReason::TooBig,
         DropReason::NotAdmitted,
         DropReason::BadControl,
+        DropReason::Congestion,
     ];
 
     /// The reason's name in metrics and in JSON.
@@ -96,6 +99,7 @@ impl DropReason {
             DropReason::TooBig => "too_big",
             DropReason::NotAdmitted => "not_admitted",
             DropReason::BadControl => "bad_control",
+            DropReason::Congestion => "congestion",
         }
     }
 }
