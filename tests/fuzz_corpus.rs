@@ -159,6 +159,8 @@ macro_rules! replays {
 replays![
     datagram,
     inner_packet,
+    split,
+    coalesce,
     introduction,
     join_request,
     join_reply,

@@ -13,6 +13,7 @@ mod files;
 pub mod fixtures;
 mod forge;
 mod identity;
+mod offload;
 mod tunnel;
 mod wire;
 
@@ -39,6 +40,8 @@ macro_rules! targets {
 pub const ALL: &[Target] = targets![
     tunnel::datagram,
     tunnel::inner_packet,
+    offload::split,
+    offload::coalesce,
     wire::introduction,
     wire::join_request,
     wire::join_reply,

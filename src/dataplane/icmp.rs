@@ -109,7 +109,7 @@ fn write_v6(packet: &[u8], to: Ipv6Addr, trouble: Trouble, from: Ipv6Addr, out: 
     }
     message[48..].copy_from_slice(quoted);
     let pseudo = Sum::pseudo(from.into(), to.into(), ICMPV6, 8 + quoted.len());
-    let sum = pseudo.add(&message[40..]).checksum();
+    let sum = pseudo.plus(&message[40..]).checksum();
     message[42..44].copy_from_slice(&sum.to_be_bytes());
     length
 }
@@ -176,7 +176,7 @@ mod tests {
             let read = InnerPacket::parse(&message).unwrap();
             assert_eq!((read.length, read.protocol), (message.len(), 58));
             let length = (message.len() as u32 - 40).to_be_bytes();
-            let sum = Sum::of(&message[8..40]).add(&length).add(&[0, 0, 0, 58]).add(&message[40..]);
+            let sum = Sum::of(&message[8..40]).plus(&length).plus(&[0, 0, 0, 58]).plus(&message[40..]);
             assert_eq!(sum.checksum(), 0);
             assert_eq!((message[40], &message[44..48]), (2, &1_280u32.to_be_bytes()[..]));
             assert!(offending.starts_with(&message[48..]));

@@ -12,7 +12,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Sums bytes, an odd last one as if a zero followed.
     pub fn of(bytes: &[u8]) -> Self {
-        Sum::default().add(bytes)
+        Sum::default().plus(bytes)
     }
 
     /// Sums the pseudo header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1): `length` counts the transport header and what
@@ -21,8 +21,8 @@ impl Sum {
         [source, destination]
             .iter()
             .fold(Sum::default(), |sum, address| match address {
-                IpAddr::V4(v4) => sum.add(&v4.octets()),
-                IpAddr::V6(v6) => sum.add(&v6.octets()),
+                IpAddr::V4(v4) => sum.plus(&v4.octets()),
+                IpAddr::V6(v6) => sum.plus(&v6.octets()),
             })
             .add_word(u16::from(protocol))
             .add_word((length >> 16) as u16)
@@ -31,7 +31,7 @@ impl Sum {
 
     /// Adds bytes; all that was added before had an even length.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn plus(self, bytes: &[u8]) -> Self {
         let mut words = bytes.chunks_exact(8);
         let mut sum = 0u64;
         for word in &mut words {

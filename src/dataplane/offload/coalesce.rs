@@ -250,7 +250,7 @@ impl Coalescer {
         }
         if delivery == Delivery::Forwarded {
             let pseudo = Sum::pseudo(inner.source, inner.destination, inner.protocol, transport.len());
-            if pseudo.add(transport).checksum() != 0 {
+            if pseudo.plus(transport).checksum() != 0 {
                 return None;
             }
         }

@@ -165,11 +165,11 @@ impl Cut {
                 transport[13] |= self.closing;
             }
             set_word(transport, 16, 0);
-            set_word(transport, 16, pseudo.add(transport).checksum());
+            set_word(transport, 16, pseudo.plus(transport).checksum());
         } else {
             set_word(transport, 4, transport.len() as u16);
             set_word(transport, 6, 0);
-            set_word(transport, 6, never_zero(pseudo.add(transport).checksum()));
+            set_word(transport, 6, never_zero(pseudo.plus(transport).checksum()));
         }
     }
 }

@@ -64,7 +64,7 @@ impl Packet {
         let field = if self.tcp {
             bytes.extend(self.sequence.to_be_bytes());
             bytes.extend(self.acknowledgement.to_be_bytes());
-            bytes.extend([((20 + self.tcp_options.len()) / 4 << 4) as u8, self.flags]);
+            bytes.extend([((20 + self.tcp_options.len()) << 2) as u8, self.flags]);
             bytes.extend(self.window.to_be_bytes());
             bytes.extend([0; 4]);
             bytes.extend(&self.tcp_options);
@@ -223,8 +223,11 @@ fn join(packets: &[Vec<u8>], offloads: Offloads, delivery: Delivery) -> (Vec<Vec
     (out, runs)
 }
 
+/// Addresses, protocol and ports.
+type FlowKey = (IpAddr, IpAddr, u8, u16, u16);
+
 /// The packets of each flow, in their order.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(IpAddr, IpAddr, u8, u16, u16), Vec<Vec<u8>>> {
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<FlowKey, Vec<Vec<u8>>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for packet in packets {
         let inner = InnerPacket::parse(packet).unwrap();
@@ -260,7 +263,7 @@ proptest! {
         let sum = checksum::Sum::of(&bytes);
         prop_assert_eq!(sum.checksum(), plain_checksum(&[&bytes]));
         let cut = (cut & !1).min(bytes.len() & !1);
-        prop_assert_eq!(checksum::Sum::of(&bytes[..cut]).add(&bytes[cut..]).checksum(), sum.checksum());
+        prop_assert_eq!(checksum::Sum::of(&bytes[..cut]).plus(&bytes[cut..]).checksum(), sum.checksum());
         let put = sum.add_word(word).remove_word(word).partial();
         prop_assert_eq!(put % 0xffff, sum.partial() % 0xffff);
     }
