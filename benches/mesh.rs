@@ -106,7 +106,7 @@ fn run(options: &Options) -> lab::Result<bool> {
         }
     }
     lab::reexec::ensure_namespaces()?;
-    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(ours::Meshd::new()?)];
+    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(ours::Meshd::new(None, None)?)];
     for other in [tinc::Tinc::new().map(boxed), nebula::Nebula::new().map(boxed)] {
         match other {
             Ok(other) => contenders.push(other),

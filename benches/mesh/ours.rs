@@ -10,19 +10,20 @@ use crate::contender::{Contender, Place, Ready, node_name};
 use crate::lab::error::Context;
 use crate::lab::{Error, Result, place};
 
-/// meshd and meshctl of this build.
+/// meshd and meshctl.
 pub struct Meshd {
     meshd: PathBuf,
     meshctl: PathBuf,
 }
 
 impl Meshd {
-    /// Finds the programs.
+    /// Takes `meshd` and `meshctl` as given, or those of this build.
     ///
     /// # Errors
     /// NOT RUN where they were not built.
-    pub fn new() -> Result<Self> {
-        Ok(Meshd { meshd: place::binary("meshd")?, meshctl: place::binary("meshctl")? })
+    pub fn new(meshd: Option<PathBuf>, meshctl: Option<PathBuf>) -> Result<Self> {
+        let or_built = |given: Option<PathBuf>, name| given.map_or_else(|| place::binary(name), Ok);
+        Ok(Meshd { meshd: or_built(meshd, "meshd")?, meshctl: or_built(meshctl, "meshctl")? })
     }
 
     fn first(&self, place: &Place, dir: &Path) -> Result<()> {

@@ -1,0 +1,175 @@
+//! How fast packets go between two hosts through meshd, beside no tunnel at all and the userspace tunnels one can install.
+//!
+//! ```text
+//!     iperf3, sockperf, echo requests                              iperf3, sockperf, the kernel's answers
+//!     ┌─────────────────────────────┐                              ┌─────────────────────────────┐
+//!     │ n01       daemon ── TUN     │       one veth pair          │ n02       daemon ── TUN     │
+//!     │              │              │         MTU 1500             │              │              │
+//!     │            eth0 ────────────┼──────────────────────────────┼──────────── eth0            │
+//!     └─────────────────────────────┘                              └─────────────────────────────┘
+//! ```
+//!
+//! `cargo bench --bench tunnel [-- OPTIONS]`. It prints the figures beside their targets and ends with status 0 whatever
+//! they are, unless `--gate` is given. It needs root, or a kernel that gives ordinary users namespaces.
+
+#[path = "tunnel/bulk.rs"]
+mod bulk;
+#[path = "mesh/contender.rs"]
+mod contender;
+#[path = "tunnel/echo.rs"]
+mod echo;
+#[path = "tunnel/exchange.rs"]
+mod exchange;
+#[path = "tunnel/flood.rs"]
+mod flood;
+#[path = "../netns-tests/lab/mod.rs"]
+mod lab;
+#[path = "tunnel/machine.rs"]
+mod machine;
+#[path = "tunnel/member.rs"]
+mod member;
+#[path = "tunnel/meter.rs"]
+mod meter;
+#[path = "mesh/nebula.rs"]
+mod nebula;
+#[path = "tunnel/options.rs"]
+mod options;
+#[path = "mesh/ours.rs"]
+mod ours;
+#[path = "tunnel/peer.rs"]
+mod peer;
+#[path = "tunnel/report.rs"]
+mod report;
+#[path = "tunnel/round.rs"]
+mod round;
+#[path = "tunnel/sample.rs"]
+mod sample;
+#[path = "mesh/tinc.rs"]
+mod tinc;
+#[path = "tunnel/uapi.rs"]
+mod uapi;
+#[path = "tunnel/wireguard.rs"]
+mod wireguard;
+
+use std::fs;
+use std::process::ExitCode;
+
+use lab::error::Context;
+use lab::package::{IPERF3, IPROUTE2, NEBULA, SOCKPERF, TINC, WIREGUARD_GO};
+use lab::{Error, Result};
+use member::{Latency, Meshd};
+use options::Options;
+use peer::{Bare, Peer};
+use report::Report;
+use round::Tools;
+use wireguard::{BORINGTUN, GOTATUN, Wireguard};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(met) if met || !options.gate => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything; tells whether meshd meets its targets.
+fn run(options: &Options) -> Result<bool> {
+    let mut report = Report::default();
+    // Before a user namespace is entered, from which there is no way out to fetch anything.
+    for set in [&IPERF3, &SOCKPERF, &TINC, &IPROUTE2, &NEBULA, &WIREGUARD_GO] {
+        // Whoever uses it tells what is missing.
+        let _ = set.fetch();
+    }
+    for which in [&GOTATUN, &BORINGTUN] {
+        if options.install {
+            Wireguard::of_cargo(which, true)?;
+        }
+    }
+    lab::reexec::ensure_namespaces()?;
+    let load = machine::load();
+    println!("{}, load average {load:.2}", machine::describe());
+    println!("meshd built {}", options.build());
+    if let Some(warning) = machine::warning(load) {
+        println!("{warning}");
+    }
+
+    let peers = peers(options, &mut report);
+    let tools = tools(options, &mut report)?;
+    for number in 0..options.rounds {
+        for place in 0..peers.len() {
+            // Nobody always comes first, or always after the same.
+            let peer = peers[(place + number) % peers.len()].as_ref();
+            match round::run(peer, &tools) {
+                Ok(figures) => {
+                    println!("round {}: {}", number + 1, figures.line(peer.name()));
+                    report.add(peer.name(), &peer.version(), figures);
+                }
+                Err(error @ Error::NotRun(_)) => report.miss(format!("{}: {error}", peer.name())),
+                Err(error) => println!("round {}: {} gave no figures: {error}", number + 1, peer.name()),
+            }
+        }
+    }
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+    report.arrange(&names);
+    println!("\n{report}");
+    if let Some(path) = &options.json {
+        let figures = serde_json::json!({
+            "machine": machine::describe(),
+            "load_average_before": load,
+            "build": options.build(),
+            "seconds_per_measurement": options.time.as_secs(),
+            "report": report.to_json(),
+        });
+        fs::write(path, format!("{figures:#}\n")).context(format_args!("write {}", path.display()))?;
+    }
+    Ok(report.is_met())
+}
+
+/// Everything that can be had here and was asked for; what cannot is noted.
+fn peers(options: &Options, report: &mut Report) -> Vec<Box<dyn Peer>> {
+    let meshd = |latency| Meshd::new(options.meshd.clone(), options.meshctl.clone(), latency);
+    let made: [(&str, Result<Box<dyn Peer>>); 8] = [
+        ("veth", Ok(Box::new(Bare))),
+        ("meshd", meshd(Latency::Normal).map(boxed)),
+        ("meshd-low", meshd(Latency::Low).map(boxed)),
+        ("gotatun", Wireguard::of_cargo(&GOTATUN, false).map(boxed)),
+        ("boringtun", Wireguard::of_cargo(&BORINGTUN, false).map(boxed)),
+        ("wireguard-go", Wireguard::go().map(boxed)),
+        ("nebula", nebula::Nebula::new().map(boxed)),
+        ("tinc", tinc::Tinc::new().map(boxed)),
+    ];
+    let mut peers = Vec::new();
+    for (name, peer) in made {
+        match peer {
+            _ if !options.wants(name) => {}
+            Ok(peer) => peers.push(peer),
+            Err(error) => {
+                println!("{name}: {error}");
+                report.miss(format!("{name}: {error}"));
+            }
+        }
+    }
+    peers
+}
+
+fn boxed(peer: impl Peer + 'static) -> Box<dyn Peer> {
+    Box::new(peer)
+}
+
+fn tools(options: &Options, report: &mut Report) -> Result<Tools> {
+    let sockperf = SOCKPERF.fetch();
+    if let Err(error) = &sockperf {
+        report.miss(format!("TCP requests: {error}"));
+    }
+    Ok(Tools { iperf3: IPERF3.fetch()?, sockperf: sockperf.ok(), time: options.time })
+}

@@ -1,0 +1,41 @@
+//! Measured values of one kind, in order.
+
+/// Values in ascending order; what never came counts as infinite.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    sorted: Vec<f64>,
+}
+
+impl Sample {
+    /// Takes the values.
+    pub fn new(mut values: Vec<f64>) -> Sample {
+        values.sort_by(f64::total_cmp);
+        Sample { sorted: values }
+    }
+
+    /// The least value that at least this share of all (0 to 1) do not exceed; infinite where that many never came.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let rank = (share * self.sorted.len() as f64).ceil() as usize;
+        self.sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The middle value, or the mean of the two in the middle.
+    pub fn median(&self) -> f64 {
+        let middle = self.sorted.len() / 2;
+        match self.sorted.len() {
+            0 => f64::NAN,
+            len if len % 2 == 1 => self.sorted[middle],
+            _ => (self.sorted[middle - 1] + self.sorted[middle]) / 2.0,
+        }
+    }
+
+    /// The lowest and the highest value.
+    pub fn range(&self) -> (f64, f64) {
+        (self.sorted.first().copied().unwrap_or(f64::NAN), self.sorted.last().copied().unwrap_or(f64::NAN))
+    }
+
+    /// How many never came.
+    pub fn lost(&self) -> usize {
+        self.sorted.iter().filter(|value| value.is_infinite()).count()
+    }
+}
