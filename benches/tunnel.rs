@@ -16,6 +16,8 @@
 mod bulk;
 #[path = "mesh/contender.rs"]
 mod contender;
+#[path = "tunnel/crowd.rs"]
+mod crowd;
 #[path = "tunnel/echo.rs"]
 mod echo;
 #[path = "tunnel/exchange.rs"]
@@ -38,6 +40,8 @@ mod options;
 mod ours;
 #[path = "tunnel/peer.rs"]
 mod peer;
+#[path = "tunnel/rekeys.rs"]
+mod rekeys;
 #[path = "tunnel/report.rs"]
 mod report;
 #[path = "tunnel/round.rs"]
@@ -53,6 +57,9 @@ mod wireguard;
 
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use lab::error::Context;
 use lab::package::{IPERF3, IPROUTE2, NEBULA, SOCKPERF, TINC, WIREGUARD_GO};
@@ -103,6 +110,9 @@ fn run(options: &Options) -> Result<bool> {
         println!("{warning}");
     }
 
+    if options.rekeys.is_some() || options.crowd.is_some() {
+        return alone(options, load).map(|()| true);
+    }
     let peers = peers(options, &mut report);
     let tools = tools(options, &mut report)?;
     for number in 0..options.rounds {
@@ -122,17 +132,39 @@ fn run(options: &Options) -> Result<bool> {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     report.arrange(&names);
     println!("\n{report}");
-    if let Some(path) = &options.json {
-        let figures = serde_json::json!({
-            "machine": machine::describe(),
-            "load_average_before": load,
-            "build": options.build(),
-            "seconds_per_measurement": options.time.as_secs(),
-            "report": report.to_json(),
-        });
-        fs::write(path, format!("{figures:#}\n")).context(format_args!("write {}", path.display()))?;
-    }
+    write_json(options, load, report.to_json())?;
     Ok(report.is_met())
+}
+
+/// What is measured of meshd by itself.
+fn alone(options: &Options, load: f64) -> Result<()> {
+    let meshd = Meshd::new(options.meshd.clone(), options.meshctl.clone(), Latency::Normal)?;
+    println!("{}", meshd.version());
+    let mut figures = serde_json::Map::new();
+    if let Some(count) = options.crowd {
+        let crowd = crowd::run(&meshd, usize::from(count))?;
+        println!("{crowd}");
+        figures.insert("crowd".to_owned(), crowd.to_json());
+    }
+    if let Some(minutes) = options.rekeys {
+        let rekeys = rekeys::run(&meshd, &IPERF3.fetch()?, Duration::from_secs(u64::from(minutes) * 60))?;
+        println!("{rekeys}");
+        figures.insert("rekeys".to_owned(), rekeys.to_json());
+    }
+    write_json(options, load, figures.into())
+}
+
+/// Writes the figures where they are wanted, with what they were taken on.
+fn write_json(options: &Options, load: f64, report: Value) -> Result<()> {
+    let Some(path) = &options.json else { return Ok(()) };
+    let figures = serde_json::json!({
+        "machine": machine::describe(),
+        "load_average_before": load,
+        "build": options.build(),
+        "seconds_per_measurement": options.time.as_secs(),
+        "report": report,
+    });
+    fs::write(path, format!("{figures:#}\n")).context(format_args!("write {}", path.display()))
 }
 
 /// Everything that can be had here and was asked for; what cannot is noted.

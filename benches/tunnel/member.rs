@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::contender::{Contender, Place};
 use crate::lab::error::Context;
-use crate::lab::{Error, Result, place};
+use crate::lab::{Error, Proc, Result, place};
 use crate::nebula::Nebula;
 use crate::ours;
 use crate::peer::{Pair, Peer, Running};
@@ -48,6 +48,16 @@ impl Meshd {
         let programs = [or_built(meshd, "meshd")?, or_built(meshctl, "meshctl")?];
         let [daemon, command] = programs.clone();
         Ok(Meshd { contender: ours::Meshd::new(Some(daemon), Some(command))?, programs, latency })
+    }
+
+    /// Starts it on the near host alone, as the first node of a mesh.
+    ///
+    /// # Errors
+    /// Where one of its programs fails.
+    pub fn start_alone(&self, pair: &Pair) -> Result<Proc> {
+        let ready = self.contender.prepare(&pair.places[..1])?;
+        let first = ready.first().ok_or_else(|| Error::failed("nothing to start"))?;
+        (first.daemon)().spawn()
     }
 
     /// Asks for the mode in a node's configuration, and `meshctl` whether there is such a thing.
@@ -117,7 +127,8 @@ impl Peer for Tinc {
     fn settle(&self, running: &Running) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         let is_fixed = |said: &str| {
-            let mtus = said.rsplit_once("(min ").map_or("", |(_, mtus)| mtus);
+            let other = said.lines().rev().find(|line| line.contains("(min ") && !line.contains("MYSELF"));
+            let mtus = other.and_then(|line| line.rsplit_once("(min ")).map_or("", |(_, mtus)| mtus);
             let mut numbers = mtus.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
             matches!((numbers.next(), numbers.next()), (Some(min), Some(max)) if min == max && min != "0")
         };

@@ -14,6 +14,8 @@ cargo bench --bench tunnel -- [OPTIONS]
   --meshctl PATH   the meshctl that goes with it
   --build TEXT     how that meshd was built, to be printed with the figures
   --json FILE      write every figure of every round there
+  --rekeys MIN     instead: one TCP flow through meshd for so many minutes (10 is several rekeys), what was sent again and when
+  --crowd N        instead: the memory of one meshd with so many peers that have live sessions (1000)
   --gate           end with status 1 where meshd misses a target";
 
 /// The choices.
@@ -33,6 +35,10 @@ pub struct Options {
     build: Option<String>,
     /// Where the figures go.
     pub json: Option<PathBuf>,
+    /// Minutes of a flow across rekeys, where that is wanted instead of the table.
+    pub rekeys: Option<u16>,
+    /// Peers of one daemon, where its memory is wanted instead of the table.
+    pub crowd: Option<u16>,
     /// Whether a missed target is a failure.
     pub gate: bool,
 }
@@ -52,6 +58,8 @@ impl Options {
             meshctl: None,
             build: None,
             json: None,
+            rekeys: None,
+            crowd: None,
             gate: false,
         };
         let mut args = args;
@@ -69,6 +77,8 @@ impl Options {
                 "--meshctl" => options.meshctl = Some(value()?.into()),
                 "--build" => options.build = Some(value()?),
                 "--json" => options.json = Some(value()?.into()),
+                "--rekeys" => options.rekeys = Some(number(value()?)?.max(1)),
+                "--crowd" => options.crowd = Some(number(value()?)?.clamp(1, 30_000)),
                 "--gate" => options.gate = true,
                 _ => return Err(HELP.to_owned()),
             }

@@ -261,7 +261,8 @@ impl fmt::Display for Report {
             write!(f, "  |")?;
             for name in BESIDE {
                 let ratio = self.median("meshd", row).zip(self.median(name, row));
-                write!(f, "{:>11}", shown(ratio.map(|(ours, theirs)| ours / theirs), 2))?;
+                let ratio = ratio.map(|(ours, theirs)| ours / theirs).filter(|ratio| ratio.is_finite());
+                write!(f, "{:>11}", shown(ratio, 2))?;
             }
             let verdicts: Vec<String> = self.verdicts(row).into_iter().map(|verdict| verdict.0).collect();
             write!(f, "  | {}", verdicts.join("; "))?;
@@ -273,8 +274,6 @@ impl fmt::Display for Report {
 fn shown(value: Option<f64>, digits: usize) -> String {
     match value {
         None => "-".to_owned(),
-        Some(value) if value.is_nan() => "-".to_owned(),
-        Some(value) if value.is_infinite() => "lost".to_owned(),
         Some(value) => format!("{value:.digits$}"),
     }
 }

@@ -43,7 +43,7 @@ pub struct Figures {
     pub exchange_p99: f64,
     /// Median round trip of an echo request beside one TCP flow at full rate, µs.
     pub loaded_p50: f64,
-    /// What one in a hundred of those exceeds, µs; infinite where that many were lost.
+    /// What one in a hundred of those exceeds, µs. As with `ping`, of those that were answered.
     pub loaded_p99: f64,
     /// Share of the echo requests beside the flow without an answer, per cent.
     pub loaded_lost: f64,

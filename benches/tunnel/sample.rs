@@ -1,19 +1,22 @@
 //! Measured values of one kind, in order.
 
-/// Values in ascending order; what never came counts as infinite.
+/// Values in ascending order, and how many never came.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     sorted: Vec<f64>,
+    lost: usize,
 }
 
 impl Sample {
-    /// Takes the values.
+    /// Takes the values; infinite ones are those that never came.
     pub fn new(mut values: Vec<f64>) -> Sample {
+        let all = values.len();
+        values.retain(|value| !value.is_infinite());
         values.sort_by(f64::total_cmp);
-        Sample { sorted: values }
+        Sample { lost: all - values.len(), sorted: values }
     }
 
-    /// The least value that at least this share of all (0 to 1) do not exceed; infinite where that many never came.
+    /// The least value that at least this share (0 to 1) of those that came do not exceed; not a number where none came.
     pub fn quantile(&self, share: f64) -> f64 {
         let rank = (share * self.sorted.len() as f64).ceil() as usize;
         self.sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
@@ -36,6 +39,6 @@ impl Sample {
 
     /// How many never came.
     pub fn lost(&self) -> usize {
-        self.sorted.iter().filter(|value| value.is_infinite()).count()
+        self.lost
     }
 }

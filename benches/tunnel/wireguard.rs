@@ -130,7 +130,7 @@ impl Peer for Wireguard {
                 None => command,
             };
             // boringtun and gotatun would otherwise become another user, of whom the lab's files know nothing.
-            daemons.push(command.env("WG_SUDO", "1").spawn()?);
+            daemons.push(command.env("WG_SUDO", "true").spawn()?);
         }
         for index in [0, 1] {
             let (own, other) = (&pair.places[index], 1 - index);
