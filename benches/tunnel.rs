@@ -98,8 +98,10 @@ fn run(options: &Options) -> Result<bool> {
         let _ = set.fetch();
     }
     for which in [&GOTATUN, &BORINGTUN] {
-        if options.install {
-            Wireguard::of_cargo(which, true)?;
+        if options.install
+            && let Err(error) = Wireguard::of_cargo(which, true)
+        {
+            println!("{error}");
         }
     }
     lab::reexec::ensure_namespaces()?;
@@ -114,6 +116,9 @@ fn run(options: &Options) -> Result<bool> {
         return alone(options, load).map(|()| true);
     }
     let peers = peers(options, &mut report);
+    if peers.is_empty() {
+        return Err(Error::failed("nothing is left to measure; --help names what --only takes"));
+    }
     let tools = tools(options, &mut report)?;
     for number in 0..options.rounds {
         for place in 0..peers.len() {
