@@ -152,7 +152,8 @@ fn alone(options: &Options, load: f64) -> Result<()> {
         figures.insert("crowd".to_owned(), crowd.to_json());
     }
     if let Some(minutes) = options.rekeys {
-        let rekeys = rekeys::run(&meshd, &IPERF3.fetch()?, Duration::from_secs(u64::from(minutes) * 60))?;
+        let time = Duration::from_secs(u64::from(minutes) * 60);
+        let rekeys = rekeys::run(&meshd, &IPERF3.fetch()?, time, options.rate)?;
         println!("{rekeys}");
         figures.insert("rekeys".to_owned(), rekeys.to_json());
     }

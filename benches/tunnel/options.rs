@@ -15,6 +15,7 @@ cargo bench --bench tunnel -- [OPTIONS]
   --build TEXT     how that meshd was built, to be printed with the figures
   --json FILE      write every figure of every round there
   --rekeys MIN     instead: one TCP flow through meshd for so many minutes (10 is several rekeys), what was sent again and when
+  --rate MBIT      of that flow; without it as fast as it goes
   --crowd N        instead: the memory of one meshd with so many peers that have live sessions (1000)
   --gate           end with status 1 where meshd misses a target";
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// Minutes of a flow across rekeys, where that is wanted instead of the table.
     pub rekeys: Option<u16>,
+    /// Rate of that flow in Mbit/s, where it is held back.
+    pub rate: Option<u16>,
     /// Peers of one daemon, where its memory is wanted instead of the table.
     pub crowd: Option<u16>,
     /// Whether a missed target is a failure.
@@ -59,6 +62,7 @@ impl Options {
             build: None,
             json: None,
             rekeys: None,
+            rate: None,
             crowd: None,
             gate: false,
         };
@@ -78,6 +82,7 @@ impl Options {
                 "--build" => options.build = Some(value()?),
                 "--json" => options.json = Some(value()?.into()),
                 "--rekeys" => options.rekeys = Some(number(value()?)?.max(1)),
+                "--rate" => options.rate = Some(number(value()?)?.max(1)),
                 "--crowd" => options.crowd = Some(number(value()?)?.clamp(1, 30_000)),
                 "--gate" => options.gate = true,
                 _ => return Err(HELP.to_owned()),
