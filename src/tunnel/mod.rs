@@ -47,7 +47,9 @@
 //! the last initiation counts.
 //!
 //! *Never giving up.* A wanted session is asked for after waits of 250 ms, doubling to 30 s, each shortened at random by up to
-//! half. Success, [`Tunnel::initiate`], and the first sign of life after silence start the waits over.
+//! half. Success, [`Tunnel::initiate`], and the first sign of life after silence start the waits over. Only towards a stock
+//! peer whose session is wanted for packets alone the wish ends, after 90 s (paper §6.4): a phone that was switched off
+//! leaves an address that is soon somebody else's.
 //!
 //! # What stands in front of a handshake
 //!
@@ -83,6 +85,7 @@ mod timers;
 mod tunnel;
 
 use std::sync::Arc;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub use host::Host;
@@ -110,6 +113,9 @@ pub struct TunnelOptions {
     /// The peer is a stock WireGuard implementation, which gives up its own handshake to answer ours and knows no order of
     /// keys: ours always stands, and we rekey first.
     pub stock: bool,
+    /// How long nothing may have been sent before a keepalive is, while there is a session: for a NAT on the way. A session
+    /// that must also be renewed without traffic needs [`keep_up`](Self::keep_up).
+    pub persistent_keepalive: Option<Duration>,
     /// Mixed into the next handshakes.
     pub preshared_key: Option<Zeroizing<[u8; 32]>>,
 }
@@ -117,7 +123,7 @@ pub struct TunnelOptions {
 impl Default for TunnelOptions {
     /// A mesh link: always up, over an underlay of 1,500 bytes.
     fn default() -> TunnelOptions {
-        TunnelOptions { mtu: 1_420, keep_up: true, stock: false, preshared_key: None }
+        TunnelOptions { mtu: 1_420, keep_up: true, stock: false, persistent_keepalive: None, preshared_key: None }
     }
 }
 

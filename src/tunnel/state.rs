@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) response_limit: Bucket,
     pub(super) last_received: Option<Instant>,
     pub(super) last_data: Option<Instant>,
+    /// When anything was last sealed, keepalives included.
+    pub(super) last_sealed: Instant,
     /// Since when data was sent and nothing heard.
     pub(super) unanswered: Option<Instant>,
     /// Since when data was received and nothing sent.
@@ -91,6 +93,7 @@ impl State {
             response_limit: Bucket::default(),
             last_received: None,
             last_data: None,
+            last_sealed: Instant::ZERO,
             unanswered: None,
             unreplied: None,
             greet: false,
@@ -149,6 +152,7 @@ impl State {
     pub(super) fn count_sent(&mut self, now: Instant, bytes: usize) {
         self.sent.count(bytes);
         self.last_data = Some(now);
+        self.last_sealed = now;
         self.unreplied = None;
         self.greet = false;
         if self.unanswered.is_none() {

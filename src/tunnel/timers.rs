@@ -25,6 +25,9 @@ const MOST_CONFIRMATIONS: u8 = 5;
 /// A tunnel that is not always kept up is rekeyed only while it is used.
 const IN_USE: Duration = Duration::from_secs(60);
 
+/// How long a stock peer is asked for a session that only packets want (paper §6.4, Rekey-Attempt-Time).
+const GIVE_UP: Duration = Duration::from_secs(90);
+
 /// What a call may cost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effort {
@@ -51,6 +54,7 @@ impl State {
             return self.deadline;
         }
         self.expire(now);
+        self.give_up(now);
         self.send_held(now, out);
         self.send_keepalives(now, out);
         if self.wants_session(now) {
@@ -79,6 +83,20 @@ impl State {
             self.held.pop();
             self.count_drop(DropReason::HoldFull);
         }
+    }
+
+    /// Ends the search for a stock peer that is not there. The next packet to it starts another.
+    fn give_up(&mut self, now: Instant) {
+        let patient = self.options.keep_up || !self.options.stock;
+        if patient || !self.series.is_some_and(|since| now >= since + GIVE_UP) {
+            return;
+        }
+        while self.held.pop().is_some() {
+            self.count_drop(DropReason::HoldFull);
+        }
+        self.settle(now);
+        self.demanded = false;
+        self.unanswered = None;
     }
 
     /// When the peer was first heard on the session in use.
@@ -115,7 +133,8 @@ impl State {
             let next = repeated + 1;
             session.confirm = (next < MOST_CONFIRMATIONS).then(|| (now + FIRST_CONFIRMATION * (1 << next), next));
         }
-        if (passive || confirmation || self.greet) && self.send_keepalive(now, out) {
+        let persistent = self.options.persistent_keepalive.is_some_and(|interval| now >= self.last_sealed + interval);
+        if (passive || persistent || confirmation || self.greet) && self.send_keepalive(now, out) {
             self.greet = false;
             self.unreplied = None;
         }
@@ -127,6 +146,7 @@ impl State {
         bytes.truncate(length);
         out.push(Destination::Peer, bytes);
         self.keepalives.0 += 1;
+        self.last_sealed = now;
         true
     }
 
@@ -170,6 +190,8 @@ impl State {
         }
         if self.sending.is_some() {
             self.unreplied.into_iter().for_each(|since| due(since + KEEPALIVE));
+            let persistent = self.options.persistent_keepalive;
+            persistent.into_iter().for_each(|interval| due(self.last_sealed + interval));
         }
         self.unanswered.map(|since| since + UNANSWERED).filter(|at| *at > now).into_iter().for_each(&mut due);
         self.held.deadline().into_iter().for_each(&mut due);

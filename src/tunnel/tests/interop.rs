@@ -236,3 +236,59 @@ fn crossing_a_stock_peer_takes_one_round() {
         assert_eq!((status.handshakes, status.initiations), (1, 1));
     }
 }
+
+/// Keepalives towards a NAT go out at their interval after whatever was sent last, and the session stands without any
+/// packet.
+#[test]
+fn a_persistent_keepalive_counts_from_what_was_sent_last() {
+    let interval = Duration::from_secs(25);
+    let options = TunnelOptions { stock: true, persistent_keepalive: Some(interval), ..TunnelOptions::default() };
+    let (host, tunnel, mut plain) = Plain::beside_with(24, true, options);
+    let (mut now, mut sent_at, mut gaps) = (START, START, Vec::new());
+    let data_at = START + Duration::from_secs(40);
+    while now < START + Duration::from_secs(110) {
+        let before = tunnel.status(now).keepalives.0;
+        let mut out = Outbox::new();
+        tunnel.tick(now, wall(), &mut out);
+        settle(now, &host, &tunnel, &mut plain, out);
+        if tunnel.status(now).keepalives.0 > before {
+            gaps.push(now.saturating_since(sent_at));
+            sent_at = now;
+        }
+        if now == data_at {
+            plain.take(&seal(now, &tunnel, &packet(60), &mut Outbox::new()).unwrap());
+            // Answered, so that nothing asks for a new session.
+            plain.send(&packet(61));
+            settle(now, &host, &tunnel, &mut plain, Outbox::new());
+            plain.take(&seal(now, &tunnel, &packet(60), &mut Outbox::new()).unwrap());
+            plain.send(&packet(61));
+            settle(now, &host, &tunnel, &mut plain, Outbox::new());
+            sent_at = now;
+            // That answer is acknowledged after ten seconds of saying nothing.
+        }
+        let step = tunnel.deadline().max(now + Duration::from_millis(1));
+        now = if now < data_at { step.min(data_at) } else { step };
+    }
+    // Confirmations come first, since the peer has nothing to say to the session.
+    let late: Vec<u64> = gaps.iter().map(Duration::as_secs).filter(|gap| *gap >= 9).collect();
+    assert_eq!(late, [25, 10, 25, 25], "{gaps:?}");
+}
+
+/// A phone that was switched off is not called for ever; the next packet for it starts over.
+#[test]
+fn a_stock_peer_that_is_gone_is_given_up_after_90_s() {
+    let options = TunnelOptions { stock: true, ..on_demand() };
+    let (_, tunnel, _plain) = Plain::beside_with(25, true, options);
+    let mut out = Outbox::new();
+    assert_eq!(seal(START, &tunnel, &packet(40), &mut out), None);
+    let mut now = START;
+    while now < START + Duration::from_secs(600) {
+        let next = tunnel.tick(now, wall(), &mut out).min(START + Duration::from_secs(600));
+        now = next.max(now + Duration::from_millis(100));
+    }
+    let asked = tunnel.status(now).initiations;
+    assert!((4..12).contains(&asked), "{asked} initiations");
+    let last = now;
+    assert_eq!(seal(last, &tunnel, &packet(40), &mut out), None);
+    assert_eq!(tunnel.status(last).initiations, asked + 1, "a new packet, a new search");
+}
