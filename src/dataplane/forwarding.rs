@@ -3,6 +3,7 @@
 use super::peer::Peer;
 use super::prefix_map::PrefixMap;
 use crate::tunnel::Tunnel;
+use crate::wire::DropReason;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -33,6 +34,15 @@ pub enum Owner<'a> {
     Nobody,
 }
 
+/// Where an opened packet goes.
+#[derive(Clone, Copy)]
+pub enum Way<'a> {
+    /// To this host.
+    Here,
+    /// Into another peer's tunnel.
+    On(&'a Arc<Peer>),
+}
+
 /// Who owns which addresses: one answer for where a packet goes and for who may have sent it, so that the two can never
 /// disagree. Immutable; the control task publishes a new one for every change of membership.
 pub struct ForwardingTable {
@@ -51,16 +61,25 @@ impl ForwardingTable {
     /// Builds a table of `peers`, each with its overlay addresses and the prefixes it carries.
     ///
     /// Where two claim the same prefix, this node wins over all, and the lower node id over the higher, so that every
-    /// node decides alike; more specific prefixes win over less specific ones.
+    /// node decides alike; more specific prefixes win over less specific ones. A stock peer takes its part of what this
+    /// node carries, and nothing that a member owns.
     pub fn new(local: Local, mut peers: Vec<(Arc<Peer>, Vec<IpNet>)>) -> Self {
         peers.sort_by_key(|(peer, _)| peer.node());
         let mut entries: Vec<(IpNet, u32)> = Vec::new();
         entries.push((IpNet::from(IpAddr::V4(local.address_v4)), LOCAL));
         entries.push((IpNet::from(IpAddr::V6(local.address_v6)), LOCAL));
+        // Of equal prefixes the first stands, so the order is the order of the claims.
+        let claims = |wanted: fn(&Peer, bool) -> bool| {
+            let local = &local;
+            (0u32..).zip(&peers).flat_map(move |(number, (peer, nets))| {
+                let mine = nets.iter().filter(move |net| wanted(peer, carries(local, net)));
+                mine.map(move |&net| (net, number))
+            })
+        };
+        entries.extend(claims(|peer, carried| peer.is_stock() && carried));
         entries.extend(local.prefixes.iter().map(|&net| (net, LOCAL)));
-        for (number, (_, nets)) in (0u32..).zip(&peers) {
-            entries.extend(nets.iter().map(|&net| (net, number)));
-        }
+        entries.extend(claims(|peer, _| !peer.is_stock()));
+        entries.extend(claims(|peer, carried| peer.is_stock() && !carried));
         let v4 = entries.iter().filter_map(|&(net, owner)| match net {
             IpNet::V4(net) => Some((u32::from(net.network()), net.prefix_len(), owner)),
             IpNet::V6(_) => None,
@@ -95,6 +114,30 @@ impl ForwardingTable {
         }
     }
 
+    /// Decides where an opened packet goes, whose source was found to be `from`'s.
+    ///
+    /// To this host, or between the mesh and a stock peer. A stock peer takes part in the mesh with those of its addresses
+    /// that this node's certificate carries; with all others it reaches this host alone, and nobody reaches it from
+    /// elsewhere. Two members never meet here: each pair of them has a tunnel of its own.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] for everything else. The kernel would forward it to wherever its routes lead: a peer has no
+    /// business there.
+    pub fn way_of(&self, from: &Peer, source: IpAddr, destination: IpAddr) -> Result<Way<'_>, DropReason> {
+        match self.owner_of(destination) {
+            Owner::Local => Ok(Way::Here),
+            Owner::Peer(_, to) => {
+                let joins = |peer: &Peer, address: IpAddr| !peer.is_stock() || carries(&self.local, &address.into());
+                let passes = (from.is_stock() || to.is_stock())
+                    && !std::ptr::eq(from, Arc::as_ptr(to))
+                    && joins(from, source)
+                    && joins(to, destination);
+                passes.then_some(Way::On(to)).ok_or(DropReason::NoRoute)
+            }
+            Owner::Nobody => Err(DropReason::NoRoute),
+        }
+    }
+
     /// Returns the peer with this tunnel and its number; `None` for a tunnel whose peer has left the table.
     pub fn by_tunnel(&self, tunnel: &Arc<Tunnel>) -> Option<(u32, &Arc<Peer>)> {
         let wanted = identity(tunnel);
@@ -120,6 +163,11 @@ impl ForwardingTable {
     pub fn peers(&self) -> &[Arc<Peer>] {
         &self.peers
     }
+}
+
+/// Whether this node's certificate carries all of a network.
+fn carries(local: &Local, net: &IpNet) -> bool {
+    local.prefixes.iter().any(|prefix| prefix.contains(net))
 }
 
 fn identity(tunnel: &Arc<Tunnel>) -> usize {
@@ -198,6 +246,77 @@ mod tests {
             let table = ForwardingTable::new(local(&[]), claims.into());
             assert_eq!(owner(&table, "192.168.1.1"), Some(2));
             assert_eq!(owner(&table, "10.1.0.1"), Some(0), "nobody takes our own address");
+        }
+    }
+
+    fn stock(host: &Host, number: u8) -> Arc<Peer> {
+        let tunnel = host.add([number; 32], TunnelOptions::default()).unwrap();
+        Peer::new_stock(NodeId::from_bytes([number; 16]), tunnel, 1420)
+    }
+
+    #[test]
+    fn stock_peers_take_their_part_and_nothing_of_a_member() {
+        let host = Host::new([1; 32].into(), [2; 32]);
+        let table = ForwardingTable::new(
+            local(&["192.168.7.0/24", "192.168.8.0/24"]),
+            vec![
+                // The lower id, and still the weaker claim.
+                (stock(&host, 2), nets(&["10.1.0.1/32", "192.168.9.0/24", "192.168.7.0/24", "192.168.8.2/32"])),
+                (peer(&host, 3), nets(&["10.1.0.3/32", "192.168.9.0/24"])),
+            ],
+        );
+        assert_eq!(owner(&table, "10.1.0.1"), Some(0), "our own address");
+        assert_eq!(owner(&table, "192.168.9.1"), Some(3), "a member's prefix");
+        assert_eq!(owner(&table, "192.168.7.1"), Some(2), "carried by us, for it");
+        assert_eq!(owner(&table, "192.168.8.2"), Some(2), "its part of what we carry");
+        assert_eq!(owner(&table, "192.168.8.3"), Some(0));
+    }
+
+    #[test]
+    fn what_passes_between_tunnels() {
+        let host = Host::new([1; 32].into(), [2; 32]);
+        let (phone, tablet) = (stock(&host, 2), stock(&host, 3));
+        let (web, db) = (peer(&host, 4), peer(&host, 5));
+        let table = ForwardingTable::new(
+            local(&["10.8.0.0/24", "fd08::/64"]),
+            vec![
+                (Arc::clone(&phone), nets(&["10.8.0.2/32", "fd08::2/128", "10.1.200.2/32"])),
+                (Arc::clone(&tablet), nets(&["10.8.0.3/32"])),
+                (Arc::clone(&web), nets(&["10.1.0.4/32", "fd00::4/128"])),
+                (Arc::clone(&db), nets(&["10.1.0.5/32"])),
+            ],
+        );
+        let way = |from: &Peer, source: &str, destination: &str| match table.way_of(
+            from,
+            source.parse().unwrap(),
+            destination.parse().unwrap(),
+        ) {
+            Ok(Way::Here) => Some(0),
+            Ok(Way::On(to)) => Some(to.node().as_bytes()[0]),
+            Err(reason) => {
+                assert_eq!(reason, DropReason::NoRoute);
+                None
+            }
+        };
+        for (from, source, destination, expected) in [
+            (&phone, "10.8.0.2", "10.1.0.4", Some(4)),
+            (&phone, "fd08::2", "fd00::4", Some(4)),
+            (&web, "10.1.0.4", "10.8.0.2", Some(2)),
+            (&phone, "10.8.0.2", "10.8.0.3", Some(3)),
+            (&phone, "10.8.0.2", "10.1.0.1", Some(0)),
+            // This host's networks, for the kernel to forward if it does.
+            (&phone, "10.8.0.2", "10.8.0.77", Some(0)),
+            // Not carried: this host alone.
+            (&phone, "10.1.200.2", "10.1.0.1", Some(0)),
+            (&phone, "10.1.200.2", "10.1.0.4", None),
+            (&web, "10.1.0.4", "10.1.200.2", None),
+            (&tablet, "10.8.0.3", "10.1.200.2", None),
+            // Members have a tunnel of their own; nobody is an exit, and nobody echoes.
+            (&web, "10.1.0.4", "10.1.0.5", None),
+            (&phone, "10.8.0.2", "8.8.8.8", None),
+            (&phone, "10.8.0.2", "10.8.0.2", None),
+        ] {
+            assert_eq!(way(from, source, destination), expected, "{source} to {destination}");
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Trouble {
     Unreachable,
     /// It is larger than this many bytes, which is what the way there carries.
     TooBig(u16),
+    /// It was to be passed on and has no hop left.
+    HopLimit,
 }
 
 /// Writes the error for `packet` (parsed as `inner`) into `out` and returns its length.
@@ -74,13 +76,14 @@ fn write_v4(packet: &[u8], to: Ipv4Addr, trouble: Trouble, from: Ipv4Addr, out: 
     let sum = Sum::of(&message[..20]).checksum();
     message[10..12].copy_from_slice(&sum.to_be_bytes());
     // Destination unreachable: 1 host unreachable, 4 fragmentation needed (RFC 792, RFC 1191 §4).
-    message[20] = 3;
-    message[21] = match trouble {
-        Trouble::Unreachable => 1,
+    // Time exceeded: 0 in transit (RFC 792).
+    (message[20], message[21]) = match trouble {
+        Trouble::Unreachable => (3, 1),
         Trouble::TooBig(mtu) => {
             message[26..28].copy_from_slice(&mtu.to_be_bytes());
-            4
+            (3, 4)
         }
+        Trouble::HopLimit => (11, 0),
     };
     message[28..].copy_from_slice(quoted);
     let sum = Sum::of(&message[20..]).checksum();
@@ -99,13 +102,14 @@ fn write_v6(packet: &[u8], to: Ipv6Addr, trouble: Trouble, from: Ipv6Addr, out: 
     message[7] = 64;
     message[8..24].copy_from_slice(&from.octets());
     message[24..40].copy_from_slice(&to.octets());
-    // Destination unreachable code 0 no route (RFC 4443 §3.1), or packet too big (§3.2).
+    // Destination unreachable code 0 no route (RFC 4443 §3.1), packet too big (§3.2), time exceeded code 0 (§3.3).
     match trouble {
         Trouble::Unreachable => message[40] = 1,
         Trouble::TooBig(mtu) => {
             message[40] = 2;
             message[44..48].copy_from_slice(&u32::from(mtu).to_be_bytes());
         }
+        Trouble::HopLimit => message[40] = 3,
     }
     message[48..].copy_from_slice(quoted);
     let pseudo = Sum::pseudo(from.into(), to.into(), ICMPV6, 8 + quoted.len());
@@ -185,6 +189,10 @@ mod tests {
         assert_eq!((message[21], &message[26..28]), (4, &1_380u16.to_be_bytes()[..]));
         let message = error(&packet("fd00::1", "fd00::9", 6, &[0; 20]), Trouble::Unreachable).unwrap();
         assert_eq!(message[40..42], [1, 0]);
+        let message = error(&packet("10.1.0.1", "10.1.0.9", 6, &[0; 20]), Trouble::HopLimit).unwrap();
+        assert_eq!((&message[20..22], checksum(&[&message[20..]])), (&[11, 0][..], 0));
+        let message = error(&packet("fd00::1", "fd00::9", 6, &[0; 20]), Trouble::HopLimit).unwrap();
+        assert_eq!(message[40..42], [3, 0]);
     }
 
     #[test]

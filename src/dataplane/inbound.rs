@@ -2,12 +2,13 @@
 
 use super::counters::Counters;
 use super::ecn;
-use super::forwarding::{ForwardingTable, Owner};
+use super::forwarding::{ForwardingTable, Owner, Way};
 use super::inner::InnerPacket;
 use super::offload::{Coalescer, Delivery, Offloads, Run, Segments};
 use super::outbound::Found;
 use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
+use super::relay::Relay;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
 use crate::platform::tun::{Framing, Tun};
@@ -51,6 +52,7 @@ pub(super) struct Inbound {
     queues: Queues,
     counters: Arc<Counters>,
     transmitter: Transmitter,
+    relay: Relay,
     received: ReceiveBatch,
     /// How many buffers the next receive may fill.
     most: usize,
@@ -95,8 +97,10 @@ impl Inbound {
         queues: Queues,
         counters: Arc<Counters>,
     ) -> Self {
+        let transmitter = Transmitter::new(Arc::clone(&udp));
         Inbound {
-            transmitter: Transmitter::new(Arc::clone(&udp)),
+            relay: Relay::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
+            transmitter,
             received: ReceiveBatch::new(BUFFERS, BUFFER),
             most: BUFFERS,
             items: Vec::with_capacity(MOST_ITEMS),
@@ -293,8 +297,8 @@ impl Inbound {
         }
     }
 
-    /// Judges one opened packet; tells whether it goes to the device. `known` are the addresses of the last packet of this
-    /// peer that did, and whom that was for.
+    /// Judges one opened packet; tells whether it goes to the device, or on to another peer. `known` are the addresses of
+    /// the last packet of this peer that went to the device, and whom that was for.
     fn admit(
         &mut self,
         table: &ForwardingTable,
@@ -319,6 +323,10 @@ impl Inbound {
                 if !matches!(table.owner_of(inner.source), Owner::Peer(owner, _) if owner == number) {
                     return Err(DropReason::ForeignSource);
                 }
+                if peer.is_stock() && reserved {
+                    // It is no member, and nothing of the mesh listens there for it.
+                    return Err(DropReason::ReservedPort);
+                }
                 let local = table.local();
                 if let Some(payload) = overlay::unwrap(&packet[..inner.length], local.address_v6) {
                     return self.take_control(table, peer, item, &inner, payload, reading).map(|()| false);
@@ -326,10 +334,12 @@ impl Inbound {
                 if reserved && table.is_overlay(inner.destination) {
                     return Err(DropReason::ReservedPort);
                 }
-                // What is for neither this node nor a prefix it carries would be forwarded by the kernel to wherever its
-                // routes lead: a peer has no business there.
-                if !matches!(table.owner_of(inner.destination), Owner::Local) {
-                    return Err(DropReason::NoRoute);
+                if let Way::On(to) = table.way_of(peer, inner.source, inner.destination)? {
+                    let packet = &mut self.opened[item.at..item.at + inner.length];
+                    if !ecn::combine(packet, item.ecn) {
+                        return Err(DropReason::Congestion);
+                    }
+                    return self.relay.pass(table, peer, to, packet, &inner, reading).map(|()| true);
                 }
                 let own = [IpAddr::V4(local.address_v4), IpAddr::V6(local.address_v6)];
                 let delivery = if own.contains(&inner.destination) { Delivery::Host } else { Delivery::Forwarded };

@@ -29,6 +29,7 @@ mod outbound;
 mod peer;
 mod prefix_map;
 mod queues;
+mod relay;
 mod shard;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ pub struct Peer {
     tunnel: Arc<Tunnel>,
     path: ArcSwapOption<Path>,
     mtu: AtomicU16,
+    stock: bool,
     calm: AtomicBool,
     moved: Throttle,
     wanted: Throttle,
@@ -37,7 +38,18 @@ pub struct Peer {
 impl Peer {
     /// Makes a peer without a path. `mtu` is the largest inner packet its link carries, in bytes.
     pub fn new(node: NodeId, tunnel: Arc<Tunnel>, mtu: u16) -> Arc<Self> {
+        Peer::of_kind(node, tunnel, mtu, false)
+    }
+
+    /// Makes a stock WireGuard peer without a path: no member, known to this node alone. `node` only has to be unlike any
+    /// member's.
+    pub fn new_stock(node: NodeId, tunnel: Arc<Tunnel>, mtu: u16) -> Arc<Self> {
+        Peer::of_kind(node, tunnel, mtu, true)
+    }
+
+    fn of_kind(node: NodeId, tunnel: Arc<Tunnel>, mtu: u16, stock: bool) -> Arc<Self> {
         Arc::new(Peer {
+            stock,
             node,
             tunnel,
             path: ArcSwapOption::empty(),
@@ -51,6 +63,11 @@ impl Peer {
     /// Returns the peer's node id.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Tells whether it is a stock WireGuard peer: it speaks no control messages and has no certificate.
+    pub fn is_stock(&self) -> bool {
+        self.stock
     }
 
     /// Returns the peer's tunnel.

@@ -44,6 +44,8 @@ pub enum DropReason {
     TooBig,
     /// The peer is revoked or its certificate is no longer valid.
     NotAdmitted,
+    /// The packet was to be passed on and has no hop left.
+    HopLimit,
     /// A control message that does not decode, breaks a limit or says what its sender may not say.
     BadControl,
     /// The underlay marked congestion on a packet whose transport cannot be told (RFC 6040 §4.2).
@@ -72,6 +74,7 @@ impl DropReason {
         DropReason::SystemRefused,
         DropReason::TooBig,
         DropReason::NotAdmitted,
+        DropReason::HopLimit,
         DropReason::BadControl,
         DropReason::Congestion,
     ];
@@ -98,6 +101,7 @@ impl DropReason {
             DropReason::SystemRefused => "system_refused",
             DropReason::TooBig => "too_big",
             DropReason::NotAdmitted => "not_admitted",
+            DropReason::HopLimit => "hop_limit",
             DropReason::BadControl => "bad_control",
             DropReason::Congestion => "congestion",
         }
