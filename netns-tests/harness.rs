@@ -42,11 +42,11 @@ struct Options {
 
 /// Runs the chosen cases and returns the program's exit code. Those of `beside` need minutes and little of the
 /// machine: they run while the others do.
-pub fn run(groups: &[&'static [Case]], beside: &'static [Case]) -> ExitCode {
+pub fn run(groups: &[&'static [Case]], beside: &[&'static [Case]]) -> ExitCode {
     let options = Options::parse(std::env::args().skip(1));
     let wanted = |case: &&Case| options.wants(case.name);
-    let all = groups.iter().map(|group| group.len()).sum::<usize>() + beside.len();
-    let slow: Vec<&Case> = beside.iter().filter(wanted).collect();
+    let all = groups.iter().chain(beside).map(|group| group.len()).sum::<usize>();
+    let slow: Vec<&Case> = beside.iter().flat_map(|group| group.iter()).filter(wanted).collect();
     let others: Vec<&Case> = groups.iter().flat_map(|group| group.iter()).filter(wanted).collect();
     let chosen = [slow.as_slice(), others.as_slice()].concat();
     if options.list {

@@ -14,6 +14,7 @@ mod revocation;
 mod scene;
 mod state;
 mod stranger;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
             stranger::CASES,
             dark::CASES,
             state::CASES,
+            wireguard::CASES,
         ],
-        databases_over_the_mesh::CASES,
+        &[databases_over_the_mesh::CASES, wireguard::LONG_CASES],
     )
 }

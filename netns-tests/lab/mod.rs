@@ -35,6 +35,7 @@
 //! | `firewall` | [`Firewall`]: nftables in a host |
 //! | `mariadb` | database servers and their replication |
 //! | `mesh` | [`Mesh`]: real daemons, admitted as an operator does it, and their status |
+//! | `wireguard_go` | wireguard-go on a host, a stock peer |
 //! | `flow` | [`Flow`]: connections through whatever lies between two hosts |
 //! | `footprint` | [`footprint()`]: what a host's kernel knows, to see what was left behind |
 //! | `capture` | [`Capture`]: packets on a device, searched and kept as pcap |
@@ -59,6 +60,7 @@ pub mod process;
 pub mod reexec;
 pub mod sweep;
 pub mod wan;
+pub mod wireguard_go;
 
 pub use capture::Capture;
 pub use error::{Error, Result};

@@ -31,6 +31,7 @@ pub(crate) fn empty_status() -> Status {
             wireguard_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
             address_v4: [10, 77, 0, 1].into(),
             address_v6: "fd12:3456:789a::a4d:1".parse().unwrap(),
+            prefixes: vec!["10.78.0.0/24".parse().unwrap()],
             interface: "mesh0".into(),
             mtu_bytes: 1420,
             listen: vec!["[::]:7655".parse().unwrap()],
@@ -49,6 +50,7 @@ pub(crate) fn empty_status() -> Status {
         counts: Counts::default(),
         problems: Vec::new(),
         peers: Vec::new(),
+        wireguard: Vec::new(),
         drops: BTreeMap::new(),
     }
 }
@@ -89,6 +91,28 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
     }
 }
 
+/// A telephone that was heard two seconds ago.
+pub(crate) fn phone() -> WireguardStatus {
+    WireguardStatus {
+        name: "phone".into(),
+        public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
+        addresses: vec!["10.78.0.2/32".parse().unwrap()],
+        carried: vec!["10.78.0.2/32".parse().unwrap()],
+        state: WireguardState::Up,
+        endpoint: Some("192.0.2.77:40112".parse().unwrap()),
+        declared_endpoint: None,
+        has_preshared_key: false,
+        session_age_seconds: Some(61),
+        heard_seconds: Some(2),
+        rx_bytes: 48_213,
+        tx_bytes: 1_234_567,
+        rx_packets: 512,
+        tx_packets: 1_311,
+        handshakes: 4,
+        drops: BTreeMap::from([("foreign_source".to_owned(), 2)]),
+    }
+}
+
 /// Three peers, all well.
 pub(crate) fn healthy_status() -> Status {
     let mut status = empty_status();
@@ -121,6 +145,7 @@ pub(crate) fn troubled_status() -> Status {
     (expired.loss, expired.session_age_seconds) = (None, None);
     expired.certificate_expires = time(NOW - 86_400);
     status.peers = [vec![down, expired, suspect, new], status.peers].concat();
+    status.wireguard = vec![phone()];
     status.counts = Counts::of(status.peers.iter().map(|peer| peer.state));
     status.node.certificate.expires = time(NOW + 5 * 86_400);
     status.node.certificate.expires_in_seconds = 5 * 86_400;

@@ -44,7 +44,7 @@ pub use ping::{PingLine, PingMode, PingRequest};
 pub use server::{BindError, Server};
 pub use status::{
     CertificateStatus, Counts, Gravity, LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus,
-    PeerState, PeerStatus, Problem, Status,
+    PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
 

@@ -25,6 +25,10 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The peers, worst first, then by name.
     pub peers: Vec<PeerStatus>,
+    /// The stock WireGuard peers of this node, in the order of its configuration. They are no members: they are not
+    /// probed, and not counted above.
+    #[serde(default)]
+    pub wireguard: Vec<WireguardStatus>,
     /// Packets dropped that belong to no peer, by reason (`wire::DropReason::name`); reasons without drops are absent.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
@@ -43,6 +47,9 @@ pub struct NodeStatus {
     pub address_v4: Ipv4Addr,
     /// Its IPv6 overlay address.
     pub address_v6: Ipv6Addr,
+    /// The prefixes that its certificate carries.
+    #[serde(default)]
+    pub prefixes: Vec<IpNet>,
     /// The interface's name.
     pub interface: String,
     /// The interface's MTU in bytes.
@@ -305,6 +312,70 @@ pub struct PeerStatus {
     pub record_age_seconds: Option<u64>,
     /// When its certificate stops being valid.
     pub certificate_expires: Timestamp,
+    /// Packets of this peer that were dropped, by reason; reasons without drops are absent.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// A stock WireGuard peer's state, by its handshakes and traffic: nothing measures it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireguardState {
+    /// A session stands that it was heard on; sessions live for three minutes at most.
+    Up,
+    /// It was heard since the daemon started, and has no session now: nothing to say, or away.
+    Idle,
+    /// It was not heard since the daemon started.
+    New,
+    /// It has no tunnel: a member's certificate has its key.
+    Refused,
+}
+
+impl WireguardState {
+    /// The state's name on the screen and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WireguardState::Up => "up",
+            WireguardState::Idle => "idle",
+            WireguardState::New => "new",
+            WireguardState::Refused => "refused",
+        }
+    }
+}
+
+/// A stock WireGuard peer, as `[[wireguard]]` declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireguardStatus {
+    /// Its name.
+    pub name: String,
+    /// Its public key in base64.
+    pub public_key: String,
+    /// What it is declared with; a problem names what of it a certificate takes away.
+    pub addresses: Vec<IpNet>,
+    /// Those of its addresses that this node's certificate carries: with them it takes part in the whole mesh.
+    pub carried: Vec<IpNet>,
+    /// Its state.
+    pub state: WireguardState,
+    /// Where it was last heard from, or is declared to be; absent where neither is known.
+    pub endpoint: Option<SocketAddr>,
+    /// Where it is declared to be.
+    pub declared_endpoint: Option<SocketAddr>,
+    /// Whether a pre-shared key is mixed in.
+    pub has_preshared_key: bool,
+    /// Seconds since the session was made; absent without a session.
+    pub session_age_seconds: Option<u64>,
+    /// Seconds since anything of it was authenticated; absent while nothing was.
+    pub heard_seconds: Option<u64>,
+    /// Bytes received in its tunnel, inner packets only.
+    pub rx_bytes: u64,
+    /// Bytes sent in its tunnel, inner packets only.
+    pub tx_bytes: u64,
+    /// Packets received in its tunnel.
+    pub rx_packets: u64,
+    /// Packets sent in its tunnel.
+    pub tx_packets: u64,
+    /// Sessions made with it since the daemon started.
+    pub handshakes: u64,
     /// Packets of this peer that were dropped, by reason; reasons without drops are absent.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,

@@ -114,6 +114,8 @@ pub enum Command {
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,
+    /// Prints the configuration of a stock WireGuard peer of this node: a phone, a router.
+    Wireguard(WireguardArgs),
     /// Reads a configuration file and says everything that is wrong with it.
     Check(CheckArgs),
     /// Prints the versions of meshctl and of the running daemon.
@@ -354,6 +356,40 @@ pub struct PingArgs {
     /// Pads the probes to the link's full packet size.
     #[arg(long)]
     pub full_size: bool,
+}
+
+/// `meshctl wireguard`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl wireguard --new phone --address 10.78.0.2 --address fd78::2\n  \
+                        meshctl wireguard phone            for wg-quick, with a QR code for a telephone\n  \
+                        meshctl wireguard phone > phone.conf\n\n\
+                        --new makes a key pair, prints the peer's configuration once, and the [[wireguard]] entry for this\n\
+                        node's meshd.toml. The private key is written nowhere. A peer reaches the whole mesh with addresses\n\
+                        that this node's certificate carries, and this node alone with any other.")]
+pub struct WireguardArgs {
+    /// The peer's name, as [[wireguard]] declares it.
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// Makes a new peer of that name.
+    #[arg(long, requires = "address")]
+    pub new: bool,
+    /// An address for the new peer; may be given several times.
+    #[arg(long, value_name = "ADDRESS", requires = "new", value_parser = address_or_prefix)]
+    pub address: Vec<IpNet>,
+    /// Where the peer reaches this node; its first announced endpoint unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub endpoint: Option<SocketAddr>,
+    /// Prints the QR code also where the output is no terminal.
+    #[arg(long)]
+    pub qr: bool,
+}
+
+/// Reads an address, or a prefix without host bits.
+fn address_or_prefix(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    let network =
+        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| "expected an address or a prefix".to_owned())?;
+    if network.trunc() == network { Ok(network) } else { Err(format!("did you mean {}?", network.trunc())) }
 }
 
 /// `meshctl check`.

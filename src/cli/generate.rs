@@ -88,7 +88,7 @@ fn config_page() -> String {
     for (section, about) in keys::SECTIONS {
         let heading = match section {
             "" => "TOP OF THE FILE".to_owned(),
-            "bootstrap" => "[[bootstrap]]".to_owned(),
+            "bootstrap" | "wireguard" => format!("[[{section}]]"),
             name => format!("[{name}]"),
         };
         page.control("SH", [heading.as_str()]);

@@ -22,6 +22,7 @@ mod revoke;
 mod sign;
 mod status;
 mod table;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(context, args).await,
         Command::Ping(args) => ping::run(context, args).await,
         Command::Members => members::run(context).await,
+        Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
         Command::Version => members::version(context).await,
         Command::Completions { shell } => generate::completions(context, *shell),
@@ -113,6 +115,12 @@ mod tests {
             ("ping nobody", Exit::NotFound),
             ("members", Exit::Good),
             ("version", Exit::Good),
+            ("wireguard phone", Exit::Good),
+            ("wireguard nobody", Exit::NotFound),
+            ("wireguard --new tablet --address 10.78.0.3", Exit::Good),
+            ("wireguard --new phone --address 10.78.0.3", Exit::Failed),
+            ("status phone", Exit::Good),
+            ("status --check phone", Exit::Good),
             ("renew", Exit::Failed),
             ("invite web9", Exit::Good),
             ("invite --list", Exit::Good),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Color;
 use super::exit::{Exit, Failure};
-use crate::api::{Gravity, PeerState, SCHEMA};
+use crate::api::{Gravity, PeerState, SCHEMA, WireguardState};
 
 /// Headings.
 pub const HEADING: Style = Style::new().dimmed();
@@ -28,6 +28,15 @@ pub fn style_of_state(state: PeerState) -> Style {
         PeerState::New => Style::new(),
         PeerState::Suspect => WORRYING,
         PeerState::Down | PeerState::Expired => BAD,
+    }
+}
+
+/// The colour of a stock peer's state.
+pub fn style_of_wireguard(state: WireguardState) -> Style {
+    match state {
+        WireguardState::Up => GOOD,
+        WireguardState::Idle | WireguardState::New => Style::new(),
+        WireguardState::Refused => BAD,
     }
 }
 

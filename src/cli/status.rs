@@ -8,10 +8,13 @@ use unicode_width::UnicodeWidthStr;
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{HEADING, STRONG, WORRYING, paint, style_of_gravity, style_of_state};
+use super::output::{HEADING, STRONG, WORRYING, paint, style_of_gravity, style_of_state, style_of_wireguard};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, Timestamp};
+use crate::api::{
+    Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, Timestamp,
+    WireguardStatus,
+};
 use crate::config::nearest;
 use crate::telemetry::LossEstimate;
 
@@ -48,6 +51,18 @@ async fn watch(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
 
 fn show(context: &Context, args: &StatusArgs, status: &Status) -> Result<(), Failure> {
     match &args.node {
+        Some(name) if status.wireguard.iter().any(|peer| peer.name == *name) => {
+            let output = context.output;
+            status.wireguard.iter().filter(|peer| peer.name == *name).try_for_each(|peer| {
+                if output.json && args.watch {
+                    output.json_line(peer)
+                } else if output.json {
+                    output.json(peer)
+                } else {
+                    output.data(&render_wireguard(status, peer, output.width()))
+                }
+            })
+        }
         Some(name) => {
             let peer = find(status, name)?;
             let output = context.output;
@@ -90,7 +105,7 @@ fn is_good(status: &Status, node: Option<&str>) -> bool {
     let peers_good = peers.clone().all(|peer| matches!(peer.state, PeerState::Up | PeerState::New));
     let problem_concerns = |problem: &Problem| match &problem.peer {
         _ if node.is_none() => true,
-        Some(name) => peers.clone().any(|peer| peer.name == *name),
+        Some(name) => peers.clone().any(|peer| peer.name == *name) || node == Some(name.as_str()),
         None => false,
     };
     let mut problems = status.problems.iter().filter(|problem| problem.gravity >= Gravity::Warning);
@@ -116,7 +131,7 @@ pub fn render(status: &Status, width: usize) -> String {
     }
     out.push_str(&render_problems(status, None, width));
     out.push('\n');
-    if status.peers.is_empty() {
+    if status.peers.is_empty() && status.wireguard.is_empty() {
         out.push_str("No peers yet. `meshctl invite NODE` prints a token with which another host joins.\n");
     } else {
         out.push_str(&render_peers(status, width));
@@ -218,7 +233,64 @@ fn render_peers(status: &Status, width: usize) -> String {
             quantity::bytes(peer.tx_bytes).into(),
         ]);
     }
+    for peer in &status.wireguard {
+        let nothing = || Cell::from("-".to_owned());
+        table.row([
+            Cell::styled(peer.name.as_str(), STRONG),
+            Cell::styled(peer.state.name(), style_of_wireguard(peer.state)),
+            nothing(),
+            "wireguard".to_owned().into(),
+            peer.endpoint.map_or("-".to_owned(), |endpoint| endpoint.to_string()).into(),
+            nothing(),
+            nothing(),
+            nothing(),
+            nothing(),
+            nothing(),
+            peer.session_age_seconds.map_or("-".to_owned(), quantity::age).into(),
+            quantity::bytes(peer.rx_bytes).into(),
+            quantity::bytes(peer.tx_bytes).into(),
+        ]);
+    }
     table.fitted(width, EXPENDABLE).render(HEADING)
+}
+
+/// Renders everything about a stock WireGuard peer for a terminal of so many columns.
+fn render_wireguard(status: &Status, peer: &WireguardStatus, width: usize) -> String {
+    let state = paint(style_of_wireguard(peer.state), peer.state.name());
+    let mut out = format!("{}  {state}\n", paint(STRONG, &peer.name));
+    out.push_str(&render_problems(status, Some(&peer.name), width));
+    let joined = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let reaches = if peer.carried.is_empty() {
+        "this node alone; no address of it lies in a prefix that this node carries".to_owned()
+    } else {
+        format!("the whole mesh, with {}", joined(&peer.carried))
+    };
+    let age = |seconds: Option<u64>| seconds.map(quantity::age);
+    let handshakes = quantity::count(peer.handshakes, "handshake");
+    let traffic = |bytes, packets| format!("{} in {}", quantity::bytes(bytes), quantity::count(packets, "packet"));
+    let mut lines: Vec<(&str, String)> = vec![
+        ("kind", "wireguard: a stock peer of this node, not probed".to_owned()),
+        ("key", peer.public_key.clone()),
+        ("addresses", joined(&peer.addresses)),
+        ("reaches", reaches),
+        ("endpoint", peer.endpoint.map_or("not known yet".to_owned(), |endpoint| endpoint.to_string())),
+        (
+            "session",
+            match age(peer.session_age_seconds) {
+                Some(age) => format!("{age} old, {handshakes} so far"),
+                None => format!("none, {handshakes} so far"),
+            },
+        ),
+        ("heard", age(peer.heard_seconds).map_or("never".to_owned(), |age| format!("{age} ago"))),
+        ("received", traffic(peer.rx_bytes, peer.rx_packets)),
+        ("sent", traffic(peer.tx_bytes, peer.tx_packets)),
+    ];
+    lines.extend(peer.drops.iter().map(|(reason, count)| ("dropped", format!("{count} {reason}"))));
+    out.push('\n');
+    for (name, value) in lines {
+        out.push_str(&format!("{}{}{value}\n", paint(HEADING, name), " ".repeat(13 - name.len())));
+    }
+    out
 }
 
 fn render_path(path: &PathStatus) -> String {
@@ -361,6 +433,7 @@ mod tests {
             db-par-17   up       91d00h  direct         198.51.100.2:7655  10.28 ms  11.02 ms   94 us    0/300      <1.3%    1m37s  1.15 GiB  96.5 KiB
             db-par-18   up       91d00h  direct         198.51.100.3:7655    214 us    388 us   94 us    0/300      <1.3%    1m37s  1.15 GiB  96.5 KiB
             web2        up       91d00h  direct         198.51.100.4:7655  10.28 ms  11.02 ms   94 us    0/300      <1.3%    1m37s  1.15 GiB  96.5 KiB
+            phone       up            -  wireguard      192.0.2.77:40112          -         -       -        -          -    1m01s  47.1 KiB  1.18 MiB
 
             dropped since the start, from no peer: bad_mac 4211
         "#);
@@ -384,6 +457,7 @@ mod tests {
             db-par-17   up       91d00h  direct         10.28 ms  11.02 ms    0/300
             db-par-18   up       91d00h  direct           214 us    388 us    0/300
             web2        up       91d00h  direct         10.28 ms  11.02 ms    0/300
+            phone       up            -  wireguard             -         -        -
 
             dropped since the start, from no peer: bad_mac 4211
         "#);
@@ -412,6 +486,7 @@ mod tests {
         let mut status = troubled_status();
         status.problems.clear();
         status.peers.clear();
+        status.wireguard.clear();
         insta::assert_snapshot!(plain(&render(&status, usize::MAX)), @r#"
             web1  meshd up 91d04h  mesh example  10.77.0.1 on mesh0  7 peers: 1 down, 1 expired, 1 suspect, 1 new, 3 up
             certificate ends in 5d00h (2026-11-27T14:02:00Z)
@@ -419,6 +494,26 @@ mod tests {
             No peers yet. `meshctl invite NODE` prints a token with which another host joins.
 
             dropped since the start, from no peer: bad_mac 4211
+        "#);
+    }
+
+    #[test]
+    fn a_stock_peer_is_shown_as_one() {
+        let status = troubled_status();
+        let text = plain(&render_wireguard(&status, &status.wireguard[0], usize::MAX));
+        insta::assert_snapshot!(text, @r#"
+            phone  up
+
+            kind         wireguard: a stock peer of this node, not probed
+            key          3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
+            addresses    10.78.0.2/32
+            reaches      the whole mesh, with 10.78.0.2/32
+            endpoint     192.0.2.77:40112
+            session      1m01s old, 4 handshakes so far
+            heard        2s ago
+            received     47.1 KiB in 512 packets
+            sent         1.18 MiB in 1311 packets
+            dropped      2 foreign_source
         "#);
     }
 
@@ -479,6 +574,9 @@ mod tests {
                 "wireguard_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
                 "address_v4": "10.77.0.1",
                 "address_v6": "fd12:3456:789a::a4d:1",
+                "prefixes": [
+                  "10.78.0.0/24"
+                ],
                 "interface": "mesh0",
                 "mtu_bytes": 1420,
                 "listen": [
@@ -560,6 +658,32 @@ mod tests {
                   "drops": {
                     "foreign_source": 3,
                     "replayed": 12
+                  }
+                }
+              ],
+              "wireguard": [
+                {
+                  "name": "phone",
+                  "public_key": "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+                  "addresses": [
+                    "10.78.0.2/32"
+                  ],
+                  "carried": [
+                    "10.78.0.2/32"
+                  ],
+                  "state": "up",
+                  "endpoint": "192.0.2.77:40112",
+                  "declared_endpoint": null,
+                  "has_preshared_key": false,
+                  "session_age_seconds": 61,
+                  "heard_seconds": 2,
+                  "rx_bytes": 48213,
+                  "tx_bytes": 1234567,
+                  "rx_packets": 512,
+                  "tx_packets": 1311,
+                  "handshakes": 4,
+                  "drops": {
+                    "foreign_source": 2
                   }
                 }
               ],

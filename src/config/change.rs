@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Bootstrap, Config, Level};
+use super::{Bootstrap, Config, Level, Wireguard};
 use crate::identity::{MeshId, NodeName, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -95,6 +95,8 @@ settings! {
     Endpoints(Vec<SocketAddr>) "underlay.endpoints" Live underlay.endpoints;
     /// The bootstrap members.
     Bootstrap(Vec<Bootstrap>) "bootstrap" Live bootstrap;
+    /// The stock WireGuard peers; those that stay as they are keep their sessions.
+    Wireguard(Vec<Wireguard>) "wireguard" Live wireguard;
     /// The interface's name.
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.

@@ -3,7 +3,8 @@
 /// One key of `meshd.toml`.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// The section it stands in: empty for the top, `bootstrap` for the entries of `[[bootstrap]]`.
+    /// The section it stands in: empty for the top, `bootstrap` for the entries of `[[bootstrap]]`,
+    /// `wireguard` for those of `[[wireguard]]`.
     pub section: &'static str,
     /// Its name inside the section.
     pub name: &'static str,
@@ -26,11 +27,15 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 8] = [
+pub const SECTIONS: [(&str, &str); 9] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
     ("bootstrap", "Members to greet before any other is known; any one that answers is enough."),
+    (
+        "wireguard",
+        "Stock WireGuard peers of this node (phones, routers): `meshctl wireguard --new NAME` makes an entry.",
+    ),
     ("interface", "The network interface of the mesh on this host."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
     ("probe", "How the links to the other members are measured."),
@@ -38,7 +43,7 @@ pub const SECTIONS: [(&str, &str); 8] = [
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 27] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -61,6 +66,24 @@ pub const KEYS: [Key; 21] = [
     key("bootstrap", "name", "a node's name", "", "The member's name."),
     key("bootstrap", "key", "a WireGuard public key in base64", "", "The member's WireGuard key."),
     key("bootstrap", "endpoint", "ADDRESS:PORT", "", "Where the member listens."),
+    key("wireguard", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The peer's name, on this node only."),
+    key("wireguard", "public_key", "a WireGuard public key in base64", "", "The peer's public key."),
+    key(
+        "wireguard",
+        "addresses",
+        "a list of 1 to 16 addresses or prefixes",
+        "",
+        "What the peer may send from and is reached at; others reach it where this node's certificate carries that.",
+    ),
+    key("wireguard", "endpoint", "ADDRESS:PORT", "none", "Where the peer listens, if it has a fixed place."),
+    key("wireguard", "preshared_key_file", "a path", "none", "A file with the pre-shared key in base64, mode 0600."),
+    key(
+        "wireguard",
+        "persistent_keepalive",
+        "a duration in whole seconds, 1s to 1h",
+        "none",
+        "How often this node sends at least something, so that a NAT in front of it keeps its mapping.",
+    ),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
     key("files", "identity", "a path", "identity.key, here", "This node's private keys, mode 0600."),

@@ -13,6 +13,7 @@ mod parse;
 pub mod problem;
 mod suggest;
 mod template;
+mod wireguard;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::identity::{AnchorError, MeshId, NodeName, TrustAnchor, VerifyingKey, 
 pub use change::{Change, Effect, Setting, diff};
 pub use problem::{Problem, Problems};
 pub use suggest::nearest;
+pub use wireguard::Wireguard;
 
 /// The UDP port a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7655;
@@ -50,6 +52,8 @@ pub struct Config {
     pub underlay: Underlay,
     /// Members to greet before any other is known; at most [`Bootstrap::LIMIT`].
     pub bootstrap: Vec<Bootstrap>,
+    /// Stock WireGuard peers of this node, in the order of the file; at most [`Wireguard::LIMIT`].
+    pub wireguard: Vec<Wireguard>,
     /// The TUN interface.
     pub interface: Interface,
     /// Where things lie.
@@ -259,6 +263,7 @@ impl Config {
             mesh,
             underlay: Underlay { listen: vec![default_listen()], endpoints: Vec::new() },
             bootstrap: Vec::new(),
+            wireguard: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1) },

@@ -10,14 +10,15 @@ use ipnet::Ipv4Net;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Bootstrap, Config, Files, Interface, Level, Log, Mesh, Probe, Problems, Underlay};
+use super::{Bootstrap, Config, Files, Interface, Level, Log, Mesh, Probe, Problems, Underlay, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
-use super::{default_listen, directory_of, duration, keys, nearest};
+use super::{default_listen, directory_of, duration, keys, nearest, wireguard};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
-/// A file larger than this is no configuration: 64 bootstrap members and every list full stay below 16 KiB.
+/// A file larger than this is no configuration: 64 bootstrap members, 256 WireGuard peers of a few addresses each and
+/// every other list full stay below 128 KiB.
 const SIZE_LIMIT: usize = 256 * 1024;
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
@@ -82,6 +83,7 @@ impl Reader {
         let mesh = self.mesh(document);
         let underlay = self.underlay(document);
         let bootstrap = self.bootstrap(document);
+        let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
         let interface = self.interface(document);
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
@@ -93,6 +95,7 @@ impl Reader {
             mesh: mesh?,
             underlay,
             bootstrap,
+            wireguard,
             interface,
             files,
             probe: Probe { interval },
@@ -134,27 +137,36 @@ impl Reader {
         Underlay { listen: listen.unwrap_or_else(|| vec![default_listen()]), endpoints }
     }
 
-    fn bootstrap(&mut self, document: &DeTable<'_>) -> Vec<Bootstrap> {
+    /// Finds the entries of a list of sections, at most `limit`, and complains of everything else in its place.
+    fn entries<'a, 'i>(&mut self, document: &'a DeTable<'i>, name: &'static str, limit: usize) -> Vec<Section<'a, 'i>> {
         let top = Section { name: "", label: String::new(), table: Some(document), span: 0..0 };
-        let Some(value) = top.get("bootstrap") else { return Vec::new() };
+        let Some(value) = top.get(name) else { return Vec::new() };
         let Some(entries) = value.get_ref().as_array() else {
-            self.problems.add(value.span(), "bootstrap", found(value), "[[bootstrap]] entries");
+            self.problems.add(value.span(), name, found(value), &format!("[[{name}]] entries"));
             return Vec::new();
         };
-        if entries.len() > Bootstrap::LIMIT {
+        if entries.len() > limit {
             let message = format!("{} entries", entries.len());
-            self.problems.add(value.span(), "bootstrap", message, "at most 64 entries");
+            self.problems.add(value.span(), name, message, &format!("at most {limit} entries"));
             return Vec::new();
         }
-        let mut list: Vec<Bootstrap> = Vec::new();
+        let mut sections = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
-            let label = format!("bootstrap[{}]", i + 1);
+            let label = format!("{name}[{}]", i + 1);
             let Some(table) = entry.get_ref().as_table() else {
-                self.problems.add(entry.span(), &label, found(entry), "a [[bootstrap]] entry");
+                self.problems.add(entry.span(), &label, found(entry), &format!("a [[{name}]] entry"));
                 continue;
             };
-            let section = Section { name: "bootstrap", label, table: Some(table), span: entry.span() };
+            let section = Section { name, label, table: Some(table), span: entry.span() };
             self.refuse_unknown(&section, Vec::new());
+            sections.push(section);
+        }
+        sections
+    }
+
+    fn bootstrap(&mut self, document: &DeTable<'_>) -> Vec<Bootstrap> {
+        let mut list: Vec<Bootstrap> = Vec::new();
+        for section in self.entries(document, "bootstrap", Bootstrap::LIMIT) {
             let name = self.required(&section, "name", text_as);
             let key = self.required(&section, "key", text_as);
             let endpoint = self.required(&section, "endpoint", endpoint);
@@ -164,6 +176,39 @@ impl Reader {
                 }
                 list.push(Bootstrap { name, key, endpoint });
             }
+        }
+        list
+    }
+
+    fn wireguard(
+        &mut self,
+        document: &DeTable<'_>,
+        node: Option<&NodeName>,
+        mesh: Option<&Mesh>,
+        bootstrap: &[Bootstrap],
+    ) -> Vec<Wireguard> {
+        let anchor = mesh.and_then(|mesh| mesh.trust_anchor().ok());
+        let mut list: Vec<Wireguard> = Vec::new();
+        for section in self.entries(document, "wireguard", Wireguard::LIMIT) {
+            let name = self.required(&section, "name", text_as);
+            let public_key = self.required(&section, "public_key", text_as);
+            let addresses = self.list(&section, "addresses", Wireguard::ADDRESS_LIMIT, |value| {
+                wireguard::network(text(value)?, anchor.as_ref())
+            });
+            match &addresses {
+                Some(list) if list.is_empty() => self.complain(&section, "addresses", "the list is empty"),
+                None if section.get("addresses").is_none() => self.missing(&section, "addresses"),
+                _ => {}
+            }
+            let endpoint = self.optional(&section, "endpoint", endpoint);
+            let preshared_key_file = self.path(&section, "preshared_key_file");
+            let persistent_keepalive = self.optional(&section, "persistent_keepalive", keepalive);
+            let (Some(name), Some(public_key), Some(addresses)) = (name, public_key, addresses) else { continue };
+            let peer = Wireguard { name, public_key, addresses, endpoint, preshared_key_file, persistent_keepalive };
+            for (key, problem) in peer.clashes(node, bootstrap, &list) {
+                self.complain(&section, key, &problem);
+            }
+            list.push(peer);
         }
         list
     }
@@ -408,6 +453,13 @@ fn interval(value: &Value<'_>) -> Result<Duration, String> {
     let parsed = duration::parse(text(value)?)?;
     let fits = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&parsed);
     if fits { Ok(parsed) } else { Err(found(value)) }
+}
+
+/// Whole seconds: stock configurations have no finer unit.
+fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
+    let parsed = duration::parse(text(value)?)?;
+    let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&parsed);
+    if fits && parsed.subsec_nanos() == 0 { Ok(parsed) } else { Err(found(value)) }
 }
 
 fn level(value: &Value<'_>) -> Result<Level, String> {

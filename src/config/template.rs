@@ -39,6 +39,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("underlay", "endpoints", &endpoints, config.underlay.endpoints.is_empty());
 
     writer.bootstrap(config);
+    writer.wireguard(config, path);
 
     writer.section("interface");
     let interface = &config.interface;
@@ -102,6 +103,19 @@ impl Writer {
         }
     }
 
+    fn wireguard(&mut self, config: &Config, path: &Path) {
+        self.comment_of_section("wireguard");
+        for name in keys::names("wireguard") {
+            self.comment_of_key("wireguard", name);
+        }
+        if config.wireguard.is_empty() {
+            self.line("# [[wireguard]]\n# name = \"phone\"\n# public_key = \"…\"\n# addresses = [\"10.78.0.2\"]");
+        }
+        for peer in &config.wireguard {
+            self.out.push_str(&peer.to_toml(&directory_of(path)));
+        }
+    }
+
     fn files(&mut self, files: &Files, plain: &Files, path: &Path) {
         self.section("files");
         let directory = directory_of(path);
@@ -136,7 +150,7 @@ impl Writer {
 }
 
 /// A TOML string with everything escaped that must be.
-fn quoted(text: impl AsRef<str>) -> String {
+pub(super) fn quoted(text: impl AsRef<str>) -> String {
     let mut out = String::from("\"");
     for c in text.as_ref().chars() {
         match c {

@@ -86,7 +86,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, interface, files, probe, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, files, probe, log)
     "#);
 }
 
@@ -128,6 +128,86 @@ fn an_authority_s_companions_need_the_authority() {
     assert!(errors(&text).contains("files.ledger: it belongs to files.authority"));
 }
 
+const PEER: &str = r#"
+[[wireguard]]
+name = "phone"
+public_key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+addresses = ["10.77.200.2", "192.168.50.0/24"]
+"#;
+
+#[test]
+fn a_wireguard_peer_needs_three_keys() {
+    let text = format!(
+        "{MINIMAL}{PEER}endpoint = \"198.51.100.7:51820\"\npreshared_key_file = \"phone.psk\"\npersistent_keepalive = \"25s\""
+    );
+    let [peer] = &parse(&text).unwrap().wireguard[..] else { panic!("one peer") };
+    assert_eq!(peer.addresses, ["10.77.200.2/32".parse().unwrap(), "192.168.50.0/24".parse().unwrap()]);
+    assert_eq!(peer.preshared_key_file.as_deref(), Some(Path::new("/srv/mesh/phone.psk")));
+    assert_eq!(peer.persistent_keepalive, Some(Duration::from_secs(25)));
+    let plain = parse(&format!("{MINIMAL}{PEER}")).unwrap();
+    assert_eq!((plain.wireguard[0].endpoint, plain.wireguard[0].persistent_keepalive), (None, None));
+}
+
+#[test]
+fn every_error_of_wireguard_peers_is_told() {
+    let text = format!(
+        r#"{MINIMAL}
+[[bootstrap]]
+name = "web2"
+key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+endpoint = "198.51.100.1:7655"
+{PEER}
+[[wireguard]]
+name = "phone"
+public_key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+addresses = ["192.168.0.0/16"]
+endpoint = "192.168.3.4:51820"
+[[wireguard]]
+name = "web1"
+public_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+addresses = []
+persistent_keepalive = "1500ms"
+[[wireguard]]
+name = "web2"
+public_key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+adresses = ["10.1.0.1"]
+addresses = ["10.77.0.0/16", "10.1.2.3/24", "::1", "phone.example.com", "0.0.0.0/0"]
+[[wireguard]]
+name = "web2"
+public_key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+addresses = ["10.77.0.9"]
+[[wireguard]]
+name = "web1"
+public_key = "L+V9o0fNYkMVKNqsX7spBzD/9oSvxM/C7ZCZX1jLO3Q="
+addresses = ["10.77.0.10"]
+"#
+    );
+    insta::assert_snapshot!(errors(&text), @r#"
+        /srv/mesh/meshd.toml:21:8: wireguard[2].name: an entry above has the same name (expected a name: 1 to 63 of [a-z0-9-])
+        /srv/mesh/meshd.toml:22:14: wireguard[2].public_key: `phone` above has the same key (expected a WireGuard public key in base64)
+        /srv/mesh/meshd.toml:23:13: wireguard[2].addresses: 192.168.0.0/16 overlaps 192.168.50.0/24 of `phone` above (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:24:12: wireguard[2].endpoint: it lies in 192.168.0.0/16, which is reached through it (expected ADDRESS:PORT)
+        /srv/mesh/meshd.toml:27:14: wireguard[3].public_key: the key is a point of low order, which protects nothing: generate a new key pair (expected a WireGuard public key in base64)
+        /srv/mesh/meshd.toml:28:13: wireguard[3].addresses: the list is empty (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:29:24: wireguard[3].persistent_keepalive: found "1500ms" (expected a duration in whole seconds, 1s to 1h)
+        /srv/mesh/meshd.toml:33:1: wireguard[4].adresses: unknown key; did you mean `addresses`? (expected one of name, public_key, addresses, endpoint, preshared_key_file, persistent_keepalive)
+        /srv/mesh/meshd.toml:34:14: wireguard[4].addresses: 10.77.0.0/16 covers 10.77.0.0/16, the overlay of the mesh (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:34:30: wireguard[4].addresses: the prefix starts at another address; did you mean 10.1.2.0/24? (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:34:45: wireguard[4].addresses: ::1 is, or contains, a range with a meaning of its own (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:34:52: wireguard[4].addresses: `phone.example.com` is neither (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:34:73: wireguard[4].addresses: 0.0.0.0/0 is, or contains, a range with a meaning of its own (expected a list of 1 to 16 addresses or prefixes)
+        /srv/mesh/meshd.toml:36:8: wireguard[5].name: `web2` is a member of the mesh, see [[bootstrap]] (expected a name: 1 to 63 of [a-z0-9-])
+        /srv/mesh/meshd.toml:37:14: wireguard[5].public_key: it is the key of `web2`, a member of the mesh (expected a WireGuard public key in base64)
+        /srv/mesh/meshd.toml:40:8: wireguard[6].name: it is this node's own name (expected a name: 1 to 63 of [a-z0-9-])
+    "#);
+}
+
+#[test]
+fn wireguard_peers_are_bounded() {
+    let many = format!("{MINIMAL}{}", PEER.repeat(Wireguard::LIMIT + 1));
+    assert!(errors(&many).contains("wireguard: 257 entries (expected at most 256 entries)"));
+}
+
 #[test]
 fn the_shipped_example_is_what_the_code_writes() {
     let path = Path::new("/etc/meshd/meshd.toml");
@@ -153,6 +233,21 @@ fn path() -> impl Strategy<Value = std::path::PathBuf> {
         .prop_map(|text| Path::new("/srv/mesh").join(text))
 }
 
+/// A stock peer that clashes with none of another number.
+fn stock_peer(number: u8, (file, seconds, fixed): (Option<PathBuf>, Option<u64>, bool)) -> Wireguard {
+    Wireguard {
+        name: format!("phone{number}").parse().expect("a valid name"),
+        public_key: WireguardKey::from_bytes([number + 9; 32]).expect("a valid key"),
+        addresses: vec![
+            format!("172.20.{number}.0/24").parse().expect("a prefix"),
+            format!("fd78::{number:x}/128").parse().expect("an address"),
+        ],
+        endpoint: fixed.then(|| SocketAddr::from(([198, 51, 100, number], 51_820))),
+        preshared_key_file: file,
+        persistent_keepalive: seconds.map(Duration::from_secs),
+    }
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let files = (
         path(),
@@ -161,41 +256,48 @@ fn config() -> impl Strategy<Value = Config> {
         path(),
         prop::option::of((path(), prop::option::of(path()), prop::option::of(path()))),
     );
+    let peers = prop::collection::vec((prop::option::of(path()), prop::option::of(1u64..=3600), any::<bool>()), 0..4);
     let rest = ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>());
-    (addresses(1), addresses(16), addresses(8), files, rest).prop_map(|(listen, endpoints, members, files, rest)| {
-        let minimal = parse(MINIMAL).expect("the minimal file is valid");
-        let (name, mtu, millis, level, length, id) = rest;
-        let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
-        let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
-            Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
-            None => (None, None, None),
-        };
-        Config {
-            node: minimal.node.clone(),
-            mesh: Mesh {
-                id: MeshId::from_bytes(id),
-                overlay: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), length).trunc(),
-                ..minimal.mesh.clone()
-            },
-            underlay: Underlay { listen: if listen.is_empty() { minimal.underlay.listen } else { listen }, endpoints },
-            bootstrap: members
-                .into_iter()
-                .map(|endpoint| Bootstrap { name: minimal.node.clone(), key, endpoint })
-                .collect(),
-            interface: Interface { name, mtu },
-            files: Files {
-                identity: files.0,
-                certificate: files.1,
-                state_directory: files.2,
-                socket: files.3,
-                authority: authority.0,
-                authority_passphrase_file: authority.1,
-                ledger: authority.2,
-            },
-            probe: Probe { interval: Duration::from_millis(millis) },
-            log: Log { level: Level::ALL[level] },
-        }
-    })
+    (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
+        |(listen, endpoints, members, files, peers, rest)| {
+            let minimal = parse(MINIMAL).expect("the minimal file is valid");
+            let (name, mtu, millis, level, length, id) = rest;
+            let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
+            let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
+                Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
+                None => (None, None, None),
+            };
+            Config {
+                node: minimal.node.clone(),
+                mesh: Mesh {
+                    id: MeshId::from_bytes(id),
+                    overlay: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), length).trunc(),
+                    ..minimal.mesh.clone()
+                },
+                underlay: Underlay {
+                    listen: if listen.is_empty() { minimal.underlay.listen } else { listen },
+                    endpoints,
+                },
+                bootstrap: members
+                    .into_iter()
+                    .map(|endpoint| Bootstrap { name: minimal.node.clone(), key, endpoint })
+                    .collect(),
+                wireguard: peers.into_iter().zip(0u8..).map(|(peer, number)| stock_peer(number, peer)).collect(),
+                interface: Interface { name, mtu },
+                files: Files {
+                    identity: files.0,
+                    certificate: files.1,
+                    state_directory: files.2,
+                    socket: files.3,
+                    authority: authority.0,
+                    authority_passphrase_file: authority.1,
+                    ledger: authority.2,
+                },
+                probe: Probe { interval: Duration::from_millis(millis) },
+                log: Log { level: Level::ALL[level] },
+            }
+        },
+    )
 }
 
 proptest! {

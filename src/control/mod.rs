@@ -28,6 +28,7 @@ pub mod limit;
 mod link;
 pub mod membership;
 pub mod output;
+pub mod placement;
 pub mod probe;
 pub mod routing;
 pub mod served;

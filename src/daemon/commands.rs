@@ -74,6 +74,11 @@ impl From<CommandError> for ApiError {
 
 /// Finds a peer by name, identifier or overlay address.
 fn find_peer(driver: &Driver, text: &str) -> Answer<NodeId> {
+    if let Some((_, _, stock)) = driver.links.stocks().find(|(_, _, stock)| stock.declared.name.as_str() == text) {
+        let address = stock.declared.addresses.first().map_or(String::new(), |net| net.addr().to_string());
+        let message = format!("{text} is a stock WireGuard peer, which answers no probes of the mesh");
+        return Err(bad(message).advise(format!("ask its own system: ping {address}")));
+    }
     let found = driver.engine.membership().members().find(|(node, member)| {
         let certificate = member.certificate();
         certificate.name.as_str() == text
@@ -461,7 +466,8 @@ fn spread_revocation(driver: &mut Driver, encoded: &str) -> Answer<Revoked> {
 
 fn live_peers(driver: &Driver) -> u32 {
     let now = clock::now();
-    let live = driver.links.iter().filter(|(_, link)| link.peer.tunnel().status(now).session.is_some()).count();
+    let members = driver.links.iter().filter(|(_, link)| link.stock.is_none());
+    let live = members.filter(|(_, link)| link.peer.tunnel().status(now).session.is_some()).count();
     u32::try_from(live).unwrap_or(u32::MAX)
 }
 

@@ -17,6 +17,7 @@ use super::links::Links;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
 use super::state::StateFiles;
+use super::stock::{Stock, read_declared};
 use crate::config::{Change, Config, Effect, diff};
 use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::{LinkState, Measurement};
@@ -52,6 +53,8 @@ pub(super) struct Driver {
     pub(super) config: Config,
     pub(super) engine: Engine,
     pub(super) links: Links,
+    /// The stock WireGuard peers, as declared.
+    pub(super) stocks: Vec<Stock>,
     pub(super) files: StateFiles,
     pub(super) dataplane: Option<Dataplane>,
     pub(super) events: EventRing,
@@ -83,6 +86,7 @@ pub(super) struct Parts {
     pub(super) bound: SocketAddr,
     pub(super) engine: Engine,
     pub(super) links: Links,
+    pub(super) stocks: Vec<Stock>,
     pub(super) files: StateFiles,
     pub(super) host: netlink::Host,
     pub(super) interface: String,
@@ -94,6 +98,7 @@ impl Driver {
             config: parts.config,
             engine: parts.engine,
             links: parts.links,
+            stocks: parts.stocks,
             files: parts.files,
             dataplane: None,
             events: EventRing::new(EventRing::DEFAULT_LIMIT),
@@ -163,12 +168,18 @@ impl Driver {
             let keys = restart.join(", ");
             return tracing::error!("not reloaded, everything goes on as it was: {keys} can only change at a restart");
         }
+        let stocks = match read_declared(&new, self.engine.certificate().certificate()) {
+            Ok(stocks) => stocks,
+            Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
+        };
         let (now, wall) = (clock::now(), clock::wall());
         self.engine.set_probe_interval(new.probe.interval);
         self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
         let endpoints = super::startup::endpoints(&new, self.bound, &self.interface);
         self.engine.set_endpoints(endpoints, now, wall);
         super::startup::set_log_level(new.log.level);
+        self.stocks = stocks;
+        self.declare_stocks();
         self.config = new;
         tracing::info!("reloaded: {} settings changed", changes.len());
         self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));
@@ -239,7 +250,10 @@ impl Driver {
         }
         if self.sessions.contains(&node) && link.peer.tunnel().status(now).session.is_none() {
             self.sessions.remove(&node);
-            self.engine.handle_session(node, SessionEvent::Lost, now);
+            match self.links.stock(node) {
+                Some(_) => self.stock_lost(node),
+                None => self.engine.handle_session(node, SessionEvent::Lost, now),
+            }
         }
         self.links.set_tick(node, next, now);
     }
@@ -292,8 +306,11 @@ impl Driver {
 
     /// A session stands and was proven.
     fn establish(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>, now: Instant) {
-        self.links.note_arrival(node, source, local);
         self.sessions.insert(node);
+        if self.links.stock(node).is_some() {
+            return self.follow(node, source, local);
+        }
+        self.links.note_arrival(node, source, local);
         self.engine.handle_session(node, SessionEvent::Established { endpoint: source }, now);
         self.drain();
     }
@@ -323,6 +340,11 @@ impl Driver {
         let now = clock::now();
         match event {
             dataplane::Event::Confirmed { node, source, local } => self.establish(node, source, local, now),
+            dataplane::Event::Moved { node, source, local, .. } if self.links.stock(node).is_some() => {
+                self.follow(node, source, local);
+            }
+            // Its tunnel asks by itself, as long as packets want it.
+            dataplane::Event::Wanted { node } if self.links.stock(node).is_some() => {}
             dataplane::Event::Moved { node, source, local, .. } => {
                 self.links.note_arrival(node, source, local);
                 self.engine.handle_roam(node, source, now);
@@ -385,6 +407,7 @@ impl Driver {
         let now = clock::now();
         match change {
             PeerChange::Add { node, key, address, endpoint } => {
+                self.yield_key(&key);
                 if let Err(error) = self.links.add(node, key, address, endpoint, now) {
                     tracing::warn!(peer = %node, %error, "a member's key cannot be used");
                 }
@@ -393,6 +416,10 @@ impl Driver {
             PeerChange::Remove { node } => {
                 self.sessions.remove(&node);
                 self.links.remove(node, now);
+                // Its key may be a stock peer's, which can have its tunnel now.
+                if self.stocks.len() > self.links.stocks().count() {
+                    self.declare_stocks();
+                }
             }
         }
     }
@@ -500,12 +527,15 @@ impl Driver {
         self.note(kind, Some(name), format!("{from:?} to {to:?}"));
     }
 
-    fn note(&mut self, kind: EventKind, peer: Option<String>, text: impl Into<String>) {
+    pub(super) fn note(&mut self, kind: EventKind, peer: Option<String>, text: impl Into<String>) {
         self.events.push(clock::wall(), kind, peer, text);
     }
 
-    /// A member's name, or its id where it has gone.
+    /// A member's or a stock peer's name, or its id where it has gone.
     pub(super) fn name_of(&self, node: NodeId) -> String {
+        if let Some(stock) = self.links.stock(node) {
+            return stock.declared.name.to_string();
+        }
         let member = self.engine.membership().get(node);
         member.map_or_else(|| node.to_string(), |member| member.certificate().name.to_string())
     }
@@ -526,15 +556,25 @@ impl Driver {
         HostState { device: Some(device), covers: routes }
     }
 
-    /// The prefixes that other members carry and this one does not.
+    /// Asks for a look at the host's routes.
+    pub(super) fn look_at_host(&mut self) {
+        self.host_due = Some(clock::now());
+    }
+
+    /// Notes that a peer has no session any more, without telling the engine.
+    pub(super) fn forget_session(&mut self, node: NodeId) {
+        self.sessions.remove(&node);
+    }
+
+    /// The prefixes that other members carry and this one does not, and those of its stock peers.
     fn carried(&self) -> BTreeSet<IpNet> {
         let own = &self.engine.certificate().certificate().prefixes;
         let members = self.engine.membership().members();
         let prefixes = members.flat_map(|(_, member)| member.certificate().prefixes.iter().copied());
-        prefixes.filter(|prefix| !own.contains(prefix)).collect()
+        prefixes.filter(|prefix| !own.contains(prefix)).chain(self.stock_networks()).collect()
     }
 
-    /// A member's endpoint inside a prefix: a route for that prefix would lead the tunnel into itself.
+    /// A peer's endpoint inside a prefix: a route for that prefix would lead the tunnel into itself.
     fn endpoint_within(&self, prefix: &IpNet) -> Option<IpAddr> {
         let records = self.engine.membership().members().filter_map(|(_, member)| member.record.as_ref());
         let announced = records.flat_map(|record| record.record().endpoints.iter().map(SocketAddr::ip));

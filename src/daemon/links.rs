@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
-use crate::control::routing::Routing;
+use super::stock::Stock;
+use crate::control::placement::{Placement, place};
+use crate::control::routing::{RouteEntry, Routing};
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
 use crate::identity::{NodeId, WireguardKey};
 use crate::telemetry::LinkStatistics;
@@ -25,6 +28,8 @@ pub(super) struct Link {
     pub(super) address: Ipv6Addr,
     pub(super) peer: Arc<Peer>,
     pub(super) statistics: LinkStatistics,
+    /// What was declared of it, for a stock WireGuard peer; `None` for a member.
+    pub(super) stock: Option<Stock>,
     /// The address of ours that the peer's newest datagram was sent to, with the endpoint it came from.
     seen: Option<(SocketAddr, IpAddr)>,
     tick_at: Instant,
@@ -90,14 +95,68 @@ impl Links {
         let options = TunnelOptions { mtu: usize::from(self.mtu), keep_up: false, ..TunnelOptions::default() };
         let tunnel = self.host.add(*key.as_bytes(), options)?;
         let peer = Peer::new(node, tunnel, self.mtu);
-        let link = Link { key, address, peer, statistics: LinkStatistics::new(), seen: None, tick_at: now };
-        self.links.insert(node, link);
-        self.by_key.insert(key, node);
-        self.ticks.insert((now, node));
+        let statistics = LinkStatistics::new();
+        self.insert(node, Link { key, address, peer, statistics, stock: None, seen: None, tick_at: now });
         if let Some(endpoint) = endpoint {
             self.set_endpoint(node, endpoint);
         }
         Ok(())
+    }
+
+    fn insert(&mut self, node: NodeId, link: Link) {
+        self.by_key.insert(link.key, node);
+        self.ticks.insert((link.tick_at, node));
+        self.links.insert(node, link);
+    }
+
+    /// Makes a stock peer's link as declared: a new one, or the one that is there with what changed.
+    pub(super) fn declare(&mut self, stock: Stock, now: Instant) -> Result<NodeId, AddError> {
+        let key = stock.declared.public_key;
+        let node = stock_node(&key);
+        let known = self.links.get(&node).and_then(|link| link.stock.as_ref());
+        let endpoint = stock.declared.endpoint;
+        // A peer that has moved is left where it is, unless its declared place is news.
+        let place = endpoint.filter(|_| known.is_none_or(|known| known.declared.endpoint != endpoint));
+        let reachable = endpoint.is_some() || self.links.get(&node).is_some_and(|link| link.peer.path().is_some());
+        let tunnel = self.host.add(*key.as_bytes(), stock.options(self.mtu, reachable))?;
+        match self.links.get_mut(&node) {
+            Some(link) => link.stock = Some(stock),
+            None => {
+                let peer = Peer::new_stock(node, tunnel, self.mtu);
+                let (statistics, address) = (LinkStatistics::new(), Ipv6Addr::UNSPECIFIED);
+                let stock = Some(stock);
+                self.insert(node, Link { key, address, peer, statistics, stock, seen: None, tick_at: now });
+            }
+        }
+        if let Some(endpoint) = place {
+            self.set_endpoint(node, endpoint);
+        }
+        self.set_tick(node, now, now);
+        Ok(node)
+    }
+
+    /// The stock peers with their links.
+    pub(super) fn stocks(&self) -> impl Iterator<Item = (NodeId, &Link, &Stock)> {
+        self.links.iter().filter_map(|(node, link)| Some((*node, link, link.stock.as_ref()?)))
+    }
+
+    /// A stock peer's declaration; `None` for a member.
+    pub(super) fn stock(&self, node: NodeId) -> Option<&Stock> {
+        self.links.get(&node)?.stock.as_ref()
+    }
+
+    /// Sends a stock peer's datagrams to where an authentic one came from, and from now on starts sessions there by itself
+    /// where it is to be kept up. Returns whether that is another place than before.
+    pub(super) fn follow_stock(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>) -> bool {
+        self.note_arrival(node, source, local);
+        let Some(link) = self.links.get(&node) else { return false };
+        let Some(stock) = &link.stock else { return false };
+        let before = link.peer.path().as_deref().copied();
+        if before.is_none() {
+            link.peer.tunnel().set_options(stock.options(self.mtu, true));
+        }
+        self.set_endpoint(node, source);
+        before.is_none_or(|path| path.remote != source)
     }
 
     pub(super) fn remove(&mut self, node: NodeId, now: Instant) {
@@ -152,7 +211,22 @@ impl Links {
         }
     }
 
-    /// Publishes a table of the owners that the certificates name.
+    /// The networks that are left to a stock peer, each with the part that is not.
+    pub(super) fn placed(
+        &self,
+        stock: &Stock,
+        routing: &Routing,
+        own: NodeId,
+    ) -> impl Iterator<Item = (IpNet, Option<RouteEntry>)> {
+        let addresses = [self.local.address_v4.into(), self.local.address_v6.into()];
+        stock.declared.addresses.iter().filter_map(move |network| match place(network, routing, own, &addresses) {
+            Placement::Whole => Some((*network, None)),
+            Placement::But(entry) => Some((*network, Some(entry))),
+            Placement::Nothing(_) => None,
+        })
+    }
+
+    /// Publishes a table of the owners that the certificates name, and of what they leave to the stock peers.
     pub(super) fn publish(&mut self, routing: &Routing, own: NodeId) {
         let mut networks: BTreeMap<NodeId, Vec<IpNet>> = BTreeMap::new();
         for entry in &routing.entries {
@@ -162,7 +236,13 @@ impl Links {
         let peers = self
             .links
             .iter()
-            .map(|(node, link)| (Arc::clone(&link.peer), networks.remove(node).unwrap_or_default()))
+            .map(|(node, link)| {
+                let networks = match &link.stock {
+                    Some(stock) => self.placed(stock, routing, own).map(|(network, _)| network).collect(),
+                    None => networks.remove(node).unwrap_or_default(),
+                };
+                (Arc::clone(&link.peer), networks)
+            })
             .collect();
         self.table.store(Arc::new(ForwardingTable::new(self.local.clone(), peers)));
     }
@@ -178,4 +258,13 @@ impl Link {
     pub(super) fn challenge_path(&self, endpoint: SocketAddr) -> Path {
         self.path_to(endpoint)
     }
+}
+
+/// What stands for a node id in a stock peer's link. It has none of its own; ids of members are random, so one made of
+/// the key meets none.
+fn stock_node(key: &WireguardKey) -> NodeId {
+    let digest = Sha256::new().chain_update(b"meshd stock peer").chain_update(key.as_bytes()).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    NodeId::from_bytes(bytes)
 }

@@ -14,5 +14,6 @@ mod startup;
 mod state;
 pub mod state_file;
 mod status;
+mod stock;
 
 pub use startup::{StartError, cleanup, run};

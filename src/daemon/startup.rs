@@ -13,6 +13,7 @@ use super::driver::{Driver, Parts};
 use super::links::Links;
 use super::signals::Signals;
 use super::state::StateFiles;
+use super::stock::read_declared;
 use crate::api::{self, Server};
 use crate::config::{Config, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
@@ -44,6 +45,14 @@ pub enum StartError {
         /// The file.
         path: String,
         /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// A stock WireGuard peer cannot be as it is declared.
+    #[error("[[wireguard]] {peer}: {why}")]
+    Wireguard {
+        /// The peer.
+        peer: crate::identity::NodeName,
+        /// What is wrong with it.
         why: String,
     },
     /// The device cannot be made.
@@ -162,6 +171,7 @@ pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
 async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
+    let stocks = read_declared(&config, identity.certificate.certificate())?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
@@ -201,8 +211,9 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     let server = Server::bind(&config.files.socket, None)?;
     let (config_path, bound) = (config_path.to_path_buf(), udp.local());
-    let parts = Parts { config, config_path, bound, engine, links, files, host: netlink, interface };
+    let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface };
     let mut driver = Driver::new(parts, now, wall);
+    driver.declare_stocks();
     driver.apply_host().await;
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());

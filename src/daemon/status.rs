@@ -38,6 +38,7 @@ impl Driver {
             counts: Counts::of(peers.iter().map(|peer| peer.state)),
             problems: self.problems(&view, &peers, wall),
             peers,
+            wireguard: self.wireguard_status(now),
             drops: self.drop_counts(),
         }
     }
@@ -50,6 +51,7 @@ impl Driver {
             wireguard_key: certificate.wireguard_key.to_string(),
             address_v4: certificate.address_v4,
             address_v6: certificate.address_v6,
+            prefixes: certificate.prefixes.clone(),
             interface: self.interface.clone(),
             mtu_bytes: u32::from(self.config.interface.mtu),
             listen: self.config.underlay.listen.clone(),
@@ -166,6 +168,7 @@ impl Driver {
                 since: None,
             });
         }
+        self.wireguard_problems(&mut problems);
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));
         problems
     }
@@ -307,7 +310,7 @@ fn loss_ratio(summary: &LinkSummary) -> Option<LossRatio> {
     Some(LossRatio { lost: loss.lost, sent: loss.sent, ratio: loss.ratio(), low: loss.low, high: loss.high })
 }
 
-fn by_reason(counts: &[u64; DropReason::ALL.len()]) -> BTreeMap<String, u64> {
+pub(super) fn by_reason(counts: &[u64; DropReason::ALL.len()]) -> BTreeMap<String, u64> {
     DropReason::ALL
         .iter()
         .zip(counts)

@@ -111,11 +111,14 @@ fn refusal(prefix: &IpNet, anchor: &TrustAnchor) -> Option<&'static str> {
     if overlap(prefix, &anchor.overlay_v4.into()) || overlap(prefix, &anchor.overlay_v6.into()) {
         return Some("overlaps the overlay itself");
     }
+    is_reserved(prefix).then_some("is, or contains, a range with a meaning of its own")
+}
+
+/// Whether a network is, or contains, addresses with a meaning of their own: this host, loopback, link-local, multicast,
+/// reserved. No mesh carries those.
+pub fn is_reserved(prefix: &IpNet) -> bool {
     let reserved = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"];
     let reserved = reserved.iter().filter_map(|net| net.parse::<IpNet>().ok());
     // A wider prefix than a reserved one (a default route, say) is refused as well: it would carry what must not leave.
-    reserved
-        .into_iter()
-        .any(|net| overlap(&net, prefix))
-        .then_some("is, or contains, a range with a meaning of its own")
+    reserved.into_iter().any(|net| overlap(&net, prefix))
 }

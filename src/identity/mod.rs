@@ -26,7 +26,7 @@ mod revocation;
 pub(crate) mod testing;
 mod token;
 
-pub use admission::{Admission, overlap};
+pub use admission::{Admission, is_reserved, overlap};
 pub use anchor::{AnchorError, TrustAnchor, overlay_v6};
 pub use authority::Authority;
 pub use authority_file::{AuthorityFile, AuthorityFileError, PassphraseCost};

@@ -88,7 +88,7 @@ impl State {
     /// Ends the search for a stock peer that is not there. The next packet to it starts another.
     fn give_up(&mut self, now: Instant) {
         let patient = self.options.keep_up || !self.options.stock;
-        if patient || !self.series.is_some_and(|since| now >= since + GIVE_UP) {
+        if patient || self.series.is_none_or(|since| now < since + GIVE_UP) {
             return;
         }
         while self.held.pop().is_some() {
