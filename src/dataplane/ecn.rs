@@ -60,7 +60,6 @@ fn set(packet: &mut [u8], ecn: u8) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::icmp::checksum;
     use super::super::inner::tests::{packet, udp};
     use super::*;
 
@@ -87,7 +86,7 @@ mod tests {
                     4 => {
                         bytes[1] = dscp << 2 | ECT_0;
                         bytes[10..12].fill(0);
-                        let sum = checksum(&[&bytes[..20]]);
+                        let sum = Sum::of(&bytes[..20]).checksum();
                         bytes[10..12].copy_from_slice(&sum.to_be_bytes());
                     }
                     _ => {
@@ -102,7 +101,7 @@ mod tests {
                 assert!(combine(&mut bytes, CE));
                 assert_eq!(traffic_class(&bytes), dscp << 2 | CE);
                 if bytes[0] >> 4 == 4 {
-                    assert_eq!(checksum(&[&bytes[..20]]), 0);
+                    assert_eq!(Sum::of(&bytes[..20]).checksum(), 0);
                 }
             }
             assert!(!combine(&mut packet(source, destination, 17, &udp(7, b"data")), CE));

@@ -190,7 +190,7 @@ mod tests {
         let message = error(&packet("fd00::1", "fd00::9", 6, &[0; 20]), Trouble::Unreachable).unwrap();
         assert_eq!(message[40..42], [1, 0]);
         let message = error(&packet("10.1.0.1", "10.1.0.9", 6, &[0; 20]), Trouble::HopLimit).unwrap();
-        assert_eq!((&message[20..22], checksum(&[&message[20..]])), (&[11, 0][..], 0));
+        assert_eq!((&message[20..22], Sum::of(&message[20..]).checksum()), (&[11, 0][..], 0));
         let message = error(&packet("fd00::1", "fd00::9", 6, &[0; 20]), Trouble::HopLimit).unwrap();
         assert_eq!(message[40..42], [3, 0]);
     }

@@ -5,8 +5,9 @@
 //! the tunnel a packet was opened from proves it. [`ForwardingTable::way_of`] says which packets may pass.
 
 use super::forwarding::ForwardingTable;
-use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, checksum, error_for};
+use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
 use super::inner::InnerPacket;
+use super::offload::checksum::Sum;
 use super::peer::Peer;
 use super::queues::{Event, Queues};
 use super::transmit::Transmitter;
@@ -114,7 +115,7 @@ fn one_hop_less(packet: &mut [u8]) -> bool {
     if v4 {
         let header = usize::from(packet[0] & 0x0f) * 4;
         packet[10..12].fill(0);
-        let sum = checksum(&[&packet[..header]]);
+        let sum = Sum::of(&packet[..header]).checksum();
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     true
@@ -130,7 +131,7 @@ mod tests {
         let mut v4 = packet("10.78.0.2", "10.77.0.3", 17, &udp(1, b"x"));
         let hops = v4[8];
         assert!(one_hop_less(&mut v4));
-        assert_eq!((v4[8], checksum(&[&v4[..20]])), (hops - 1, 0));
+        assert_eq!((v4[8], Sum::of(&v4[..20]).checksum()), (hops - 1, 0));
         let mut v6 = packet("fd78::2", "fd00::3", 17, &udp(1, b"x"));
         let hops = v6[7];
         assert!(one_hop_less(&mut v6));

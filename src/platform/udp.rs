@@ -510,7 +510,7 @@ mod tests {
     }
 
     /// Gives the device addresses and routes.
-    fn set_up(tun: &Tun, mtu: u16) {
+    fn set_up(tun: &Tun, mtu: u32) {
         runtime().block_on(async {
             let addresses = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into();
             let routes = ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()].into();
