@@ -28,4 +28,6 @@ pub mod udp_batch;
 pub mod wake;
 
 #[cfg(test)]
+pub(crate) mod test_device;
+#[cfg(test)]
 pub(crate) mod test_namespace;
