@@ -321,7 +321,7 @@ pub struct PeerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WireguardState {
-    /// A session stands that it was heard on; sessions live for three minutes at most.
+    /// A session stands, for which it answered or asked; sessions live for three minutes at most.
     Up,
     /// It was heard since the daemon started, and has no session now: nothing to say, or away.
     Idle,

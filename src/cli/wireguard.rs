@@ -142,14 +142,19 @@ fn make(
 fn print(context: &Context, qr: bool, config: &str) -> Result<(), Failure> {
     context.output.data(config)?;
     if qr || io::stdout().is_terminal() {
-        let code = QrCode::new(config.as_bytes())
-            .map_err(|error| Failure::failed(format!("the configuration does not fit a QR code: {error}")))?;
-        // Dark modules as blanks: terminals are dark more often than not, and readers take either.
-        let picture =
-            code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).quiet_zone(true).build();
-        context.output.data(&format!("\n{picture}\n"))?;
+        context.output.data(&format!("\n{}\n", picture(config)?))?;
     }
     Ok(())
+}
+
+/// Draws a QR code in block characters, two modules a character.
+fn picture(config: &str) -> Result<String, Failure> {
+    let code = QrCode::new(config.as_bytes())
+        .map_err(|error| Failure::failed(format!("the configuration does not fit a QR code: {error}")))?;
+    // Light modules are drawn and dark ones left blank, which is right on a terminal that is dark; readers take the other
+    // sort too.
+    let (drawn, blank) = (Dense1x2::Dark, Dense1x2::Light);
+    Ok(code.render::<Dense1x2>().light_color(drawn).dark_color(blank).quiet_zone(true).build())
 }
 
 impl Sheet<'_> {
@@ -268,7 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_fits_a_picture() {
-        assert!(QrCode::new([b'x'; 700]).is_ok());
+    fn a_configuration_is_drawn_light_on_dark() {
+        let drawn = picture(&"PublicKey = 0123456789\n".repeat(30)).unwrap();
+        let lines: Vec<&str> = drawn.lines().collect();
+        // The quiet zone is light, and so drawn; the corner of the first finder behind it is dark, and so blank.
+        assert!(lines[0].chars().all(|module| module == '█'), "{drawn}");
+        assert_eq!(lines[2].chars().nth(4), Some(' '), "{drawn}");
+        assert!(picture(&"x".repeat(4_000)).is_err());
     }
 }

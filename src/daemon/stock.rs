@@ -196,7 +196,7 @@ impl Driver {
                 return status;
             };
             let tunnel = link.peer.tunnel().status(now);
-            status.state = match (tunnel.session.filter(|session| session.proven), tunnel.last_received) {
+            status.state = match (tunnel.session, tunnel.last_received) {
                 (Some(_), _) => WireguardState::Up,
                 (None, Some(_)) => WireguardState::Idle,
                 (None, None) => WireguardState::New,

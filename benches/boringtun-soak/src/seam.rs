@@ -38,7 +38,13 @@ impl Seam {
     /// Makes a host with one peer. `seed` must be fresh.
     pub fn new(secret: StaticSecret, seed: [u8; 32], peer: &Peer) -> Seam {
         let host = Host::new(secret, seed);
-        let options = TunnelOptions { mtu: MTU, keep_up: peer.keep_up, stock: peer.stock, preshared_key: None };
+        let options = TunnelOptions {
+            mtu: MTU,
+            keep_up: peer.keep_up,
+            stock: peer.stock,
+            persistent_keepalive: None,
+            preshared_key: None,
+        };
         let tunnel = host.add(peer.public.to_bytes(), options).expect("a random key is neither ours nor of low order");
         Seam { host, tunnel, source: peer.source, wanted: false, due: clock::now() }
     }
