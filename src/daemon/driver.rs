@@ -1,6 +1,6 @@
 //! The one task that owns everything that decides.
 //!
-//! A control message's way in: the inbound thread opens it and queues it, [`Driver::run`] takes it and gives it to the engine
+//! A control message's way in: the data thread opens it and queues it, [`Driver::run`] takes it and gives it to the engine
 //! ([`Engine::handle_message`]), [`Driver::drain`] does what the engine asks for. A control message's way out: the engine's
 //! [`Output::Message`], sealed and sent here, by the same tunnel and socket as data.
 

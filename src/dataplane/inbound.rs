@@ -11,7 +11,7 @@ use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::relay::Relay;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
-use crate::platform::tun::{Framing, Tun};
+use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
 use crate::platform::udp_batch::{ReceiveBatch, Received};
 use crate::tunnel::{Host, OVERHEAD, Outbox, Tunnel};
@@ -358,12 +358,10 @@ impl Inbound {
     fn write(&mut self) {
         let (tun, counters) = (&self.tun, &self.counters);
         self.coalescer.finish(&mut self.opened, |run| {
-            let mut refused = 0;
-            if run.pieces.len() == 1 && tun.framing() == Framing::Plain {
-                refused += u64::from(tun.write(&run.buffer[run.pieces[0].clone()]).is_err());
-            } else if let Err(Refused(count)) = write_run(tun, &run) {
-                refused += count;
-            }
+            let refused = match run.pieces {
+                [one] => u64::from(tun.write(&run.buffer[one.clone()]).is_err()),
+                _ => write_run(tun, &run),
+            };
             (0..refused).for_each(|_| counters.dropped(DropReason::SystemRefused));
         });
     }
@@ -410,27 +408,22 @@ impl Inbound {
     }
 }
 
-/// How many packets the device did not take.
-struct Refused(u64);
-
-/// Writes one run; where the device refuses it as one, packet by packet.
-fn write_run(tun: &Tun, run: &Run<'_>) -> Result<(), Refused> {
+/// Writes one run; where the device refuses it as one, packet by packet. Returns how many packets it did not take.
+fn write_run(tun: &Tun, run: &Run<'_>) -> u64 {
     let header = run.header.write();
     let mut slices = [IoSlice::new(&header); MOST_PIECES];
     let pieces = run.pieces();
-    let count = pieces.len() + 1;
-    let Some(slices) = slices.get_mut(..count) else { return write_singly(tun, run) };
+    let Some(slices) = slices.get_mut(..pieces.len() + 1) else { return write_singly(tun, run) };
     slices[1..].iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
     match tun.write_run(slices) {
-        Ok(()) => Ok(()),
-        Err(_) if count > 2 => write_singly(tun, run),
-        Err(_) => Err(Refused(1)),
+        Ok(()) => 0,
+        Err(_) => write_singly(tun, run),
     }
 }
 
 /// Cuts a run again and writes its packets. Rare, so it may allocate.
 #[cold]
-fn write_singly(tun: &Tun, run: &Run<'_>) -> Result<(), Refused> {
+fn write_singly(tun: &Tun, run: &Run<'_>) -> u64 {
     let mut gathered = run.pieces().collect::<Vec<_>>().concat();
     let mut refused = 0;
     match Segments::new(&run.header, &mut gathered) {
@@ -441,7 +434,7 @@ fn write_singly(tun: &Tun, run: &Run<'_>) -> Result<(), Refused> {
         }
         Err(_) => refused += run.pieces.len() as u64,
     }
-    if refused == 0 { Ok(()) } else { Err(Refused(refused)) }
+    refused
 }
 
 fn stamp(about: &Received, reading: &Reading) -> crate::time::Instant {

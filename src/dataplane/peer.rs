@@ -102,7 +102,7 @@ impl Peer {
 
     /// Says whether the link answers its probes.
     ///
-    /// On a calm link the inbound thread answers probes by itself and wakes the control task for none of them.
+    /// On a calm link the data thread answers probes by itself and wakes the control task for none of them.
     pub fn set_calm(&self, calm: bool) {
         self.calm.store(calm, Ordering::Relaxed);
     }

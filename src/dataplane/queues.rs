@@ -42,7 +42,7 @@ pub struct ControlPacket {
     pub local: Option<IpAddr>,
     /// When the kernel received its datagram.
     pub at: Instant,
-    /// When the inbound thread read it.
+    /// When the data thread read it.
     pub read: Instant,
     /// The payload behind the IPv6 and UDP headers.
     pub bytes: Vec<u8>,
@@ -77,7 +77,7 @@ pub enum Event {
         /// The peer.
         node: NodeId,
     },
-    /// The TUN device was deleted; the outbound thread has ended.
+    /// The TUN device was deleted; nothing leaves by it any more.
     DeviceGone,
 }
 

@@ -7,7 +7,7 @@ use crate::platform::clock;
 use crate::platform::host_state::{Device, HostState};
 use crate::platform::netlink;
 use crate::platform::test_namespace::{Beside, in_namespace, runtime};
-use crate::platform::tun::Tun;
+use crate::platform::tun::{Framing, Runs, Tun};
 use crate::platform::udp::{UdpOptions, UdpSocket};
 use crate::tunnel::{Host, Initiation, Outbox, Sealed, Tunnel, TunnelOptions};
 use crate::wire::DropReason;
@@ -72,9 +72,13 @@ struct Node {
 
 impl Node {
     fn start(number: u8) -> Node {
+        Node::start_on(number, Framing::Vnet, "127.0.0.1:0")
+    }
+
+    fn start_on(number: u8, framing: Framing, listen: &str) -> Node {
         let inside = Beside::new();
         let tun = inside.run(move || {
-            let tun = Tun::create("mesh%d").unwrap();
+            let tun = Tun::open("mesh%d", framing).unwrap();
             let device = Device {
                 name: tun.name().into(),
                 mtu: 1420,
@@ -87,7 +91,7 @@ impl Node {
             Arc::new(tun)
         });
         let host = make_host(number);
-        let udp = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let udp = UdpSocket::bind(listen.parse().unwrap(), UdpOptions::default()).unwrap();
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local(number), vec![])));
         let udp = Arc::new(udp);
         let (plane, receivers) = Self::plane(&tun, &udp, &table, &host);
@@ -139,7 +143,7 @@ impl Node {
         let peers = others.iter().map(|&(number, key, remote)| {
             let tunnel = self.host.add(key, TunnelOptions::default()).unwrap();
             let peer = Peer::new(node(number), tunnel, 1420);
-            peer.set_path(remote.map(|remote| Path { remote, local: Some("127.0.0.1".parse().unwrap()) }));
+            peer.set_path(remote.map(|remote| Path { remote, local: Some(self.address().ip()) }));
             (peer, nets(number))
         });
         let peers: Vec<_> = peers.collect();
@@ -170,7 +174,10 @@ impl Node {
 }
 
 fn pair() -> (Node, Node) {
-    let (a, b) = (Node::start(1), Node::start(2));
+    acquaint(Node::start(1), Node::start(2))
+}
+
+fn acquaint(a: Node, b: Node) -> (Node, Node) {
     a.know(&[(2, b.host.public_key(), Some(b.address()))]);
     b.know(&[(1, a.host.public_key(), Some(a.address()))]);
     (a, b)
@@ -257,33 +264,103 @@ fn applications_talk_both_ways_in_both_families() {
     });
 }
 
+/// Sends a stream there and back in both families.
+fn streams_pass(a: &Node, b: &Node) {
+    for address in [v4(2), v6(2)] {
+        let listener = b.inside.run({
+            let address = address.clone();
+            move || TcpListener::bind((address.as_str(), 0)).unwrap()
+        });
+        let target = listener.local_addr().unwrap();
+        let mut client = a.inside.run(move || TcpStream::connect(target).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        let data: Vec<u8> = (0..4_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let echo = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).unwrap();
+            server.write_all(&received).unwrap();
+        });
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(&data).unwrap();
+        client.shutdown(net::Shutdown::Write).unwrap();
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).unwrap();
+        echo.join().unwrap();
+        assert!(back == data, "the stream came back changed");
+    }
+}
+
 #[test]
-fn streams_arrive_whole() {
-    in_namespace("streams_arrive_whole", || {
-        let (a, b) = pair();
-        for address in [v4(2), v6(2)] {
-            let listener = b.inside.run({
-                let address = address.clone();
-                move || TcpListener::bind((address.as_str(), 0)).unwrap()
-            });
-            let target = listener.local_addr().unwrap();
-            let mut client = a.inside.run(move || TcpStream::connect(target).unwrap());
-            let (mut server, _) = listener.accept().unwrap();
-            let data: Vec<u8> = (0..4_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-            let echo = std::thread::spawn(move || {
-                let mut received = Vec::new();
-                server.read_to_end(&mut received).unwrap();
-                server.write_all(&received).unwrap();
-            });
-            client.set_read_timeout(Some(PATIENCE)).unwrap();
-            client.set_write_timeout(Some(PATIENCE)).unwrap();
-            client.write_all(&data).unwrap();
-            client.shutdown(net::Shutdown::Write).unwrap();
-            let mut back = Vec::new();
-            client.read_to_end(&mut back).unwrap();
-            echo.join().unwrap();
-            assert!(back == data, "the stream came back changed");
+fn streams_arrive_whole_over_either_family() {
+    in_namespace("streams_arrive_whole_over_either_family", || {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = acquaint(Node::start_on(1, Framing::Vnet, listen), Node::start_on(2, Framing::Vnet, listen));
+            streams_pass(&a, &b);
+            assert_eq!(b.tun.takes_runs(), Runs { tcp: true, udp: true }, "Linux 6.2 is needed here");
+            let sent = a.plane.outbound();
+            assert!(sent.packets > 4 * sent.batches, "one read brings many packets: {sent:?}");
         }
+    });
+}
+
+#[test]
+fn a_node_without_runs_and_one_with_them_understand_each_other() {
+    in_namespace("a_node_without_runs_and_one_with_them_understand_each_other", || {
+        let old = |number| Node::start_on(number, Framing::Plain, "127.0.0.1:0");
+        for (a, b) in [(old(1), Node::start(2)), (Node::start(1), old(2)), (old(1), old(2))] {
+            let (a, b) = acquaint(a, b);
+            streams_pass(&a, &b);
+        }
+    });
+}
+
+#[test]
+fn a_device_that_refuses_runs_gets_every_packet_all_the_same() {
+    in_namespace("a_device_that_refuses_runs_gets_every_packet_all_the_same", || {
+        let (a, b) = pair();
+        a.tun.refuse_runs();
+        b.tun.refuse_runs();
+        streams_pass(&a, &b);
+        for node in [&a, &b] {
+            assert_eq!(node.tun.takes_runs(), Runs::default(), "it was asked once, and never again");
+            assert_eq!(node.plane.inbound().dropped(DropReason::SystemRefused), 0);
+        }
+    });
+}
+
+#[test]
+fn congestion_of_the_underlay_reaches_those_who_can_heed_it() {
+    in_namespace("congestion_of_the_underlay_reaches_those_who_can_heed_it", || {
+        let a = Node::start(1);
+        let (hand, _) = Hand::shake(&a);
+        let app = a.socket(&v4(1));
+        socket2::SockRef::from(&app).set_recv_tos_v4(true).unwrap();
+        let port = app.local_addr().unwrap().port();
+        // From here on every datagram arrives as if a router had met congestion.
+        socket2::SockRef::from(&hand.socket).set_tos_v4(0b11).unwrap();
+        hand.say(&packet(&v4(9), &v4(1), 17, &udp(port, b"cannot be told")));
+        a.until_dropped(DropReason::Congestion, 1);
+        let mut capable = packet(&v4(9), &v4(1), 17, &udp(port, b"can"));
+        capable[1] = 0b10;
+        capable[10..12].fill(0);
+        let sum = super::offload::checksum::Sum::of(&capable[..20]).checksum();
+        capable[10..12].copy_from_slice(&sum.to_be_bytes());
+        hand.say(&capable);
+        let mut buffer = [0; 100];
+        let mut vector = [std::io::IoSliceMut::new(&mut buffer)];
+        let mut control = nix::cmsg_space!(u8);
+        let flags = nix::sys::socket::MsgFlags::empty();
+        let received = nix::sys::socket::recvmsg::<()>(
+            std::os::fd::AsRawFd::as_raw_fd(&app),
+            &mut vector,
+            Some(&mut control),
+            flags,
+        );
+        let received = received.unwrap();
+        let tos: Vec<_> = received.cmsgs().unwrap().collect();
+        assert!(matches!(tos[..], [nix::sys::socket::ControlMessageOwned::Ipv4Tos(0b11)]), "{tos:?}");
+        assert_eq!(received.bytes, 3);
     });
 }
 

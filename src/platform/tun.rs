@@ -97,6 +97,9 @@ pub struct Tun {
     granted: Runs,
     /// The kernel refused a packet made of several; none is given to it any more.
     refused: AtomicBool,
+    /// Has [`Tun::write_run`] behave as with a kernel that takes no runs.
+    #[cfg(test)]
+    refusing: AtomicBool,
 }
 
 /// Which packets made of several a device takes and gives.
@@ -138,7 +141,7 @@ impl Tun {
             });
         }
         let granted = if framing == Framing::Vnet { offload(&descriptor)? } else { Runs::default() };
-        Ok(Tun { descriptor, name: request_name(&request), framing, granted, refused: AtomicBool::new(false) })
+        Ok(Self::of(descriptor, &request, framing, granted))
     }
 
     /// Takes over the descriptor of a device made by a predecessor, whatever framing it chose.
@@ -167,7 +170,25 @@ impl Tun {
         let status = fcntl(&descriptor, FcntlArg::F_GETFL).map_err(TunError::Other)?;
         let status = OFlag::from_bits_retain(status) | OFlag::O_NONBLOCK;
         fcntl(&descriptor, FcntlArg::F_SETFL(status)).map_err(TunError::Other)?;
-        Ok(Tun { descriptor, name: request_name(&request), framing, granted, refused: AtomicBool::new(false) })
+        Ok(Self::of(descriptor, &request, framing, granted))
+    }
+
+    fn of(descriptor: OwnedFd, request: &libc::ifreq, framing: Framing, granted: Runs) -> Self {
+        Tun {
+            descriptor,
+            name: request_name(request),
+            framing,
+            granted,
+            refused: AtomicBool::new(false),
+            #[cfg(test)]
+            refusing: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the device refuse runs, as some kernels do.
+    #[cfg(test)]
+    pub(crate) fn refuse_runs(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
     }
 
     /// Returns the device's name at the time it was made or adopted.
@@ -207,7 +228,7 @@ impl Tun {
     /// caller writes the packets one by one.
     pub fn write_run(&self, pieces: &[IoSlice<'_>]) -> Result<(), TunError> {
         #[cfg(test)]
-        if tests::REFUSE_RUNS.get() {
+        if self.refusing.load(Ordering::Relaxed) {
             self.refused.store(true, Ordering::Relaxed);
             return Err(TunError::BadPacket);
         }
@@ -279,21 +300,15 @@ fn empty_request() -> libc::ifreq {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::platform::host_state::{Device, HostState};
     use crate::platform::netlink::Host;
     use crate::platform::test_namespace::{in_namespace, runtime};
     use crate::platform::wake::{Waited, Wake};
-    use std::cell::Cell;
     use std::net::SocketAddr;
     use std::net::UdpSocket;
     use std::sync::Arc;
-
-    thread_local! {
-        /// Has [`Tun::write_run`] behave on this thread as with a kernel that takes no runs.
-        pub(crate) static REFUSE_RUNS: Cell<bool> = const { Cell::new(false) };
-    }
 
     fn wait(tun: &Tun) -> Waited {
         Wake::new().unwrap().wait_readable(tun.as_fd(), None).unwrap()
