@@ -23,6 +23,7 @@ use crate::platform::file::{self, FileError};
 use crate::platform::host_watch::HostWatch;
 use crate::platform::netlink::{self, HostError};
 use crate::platform::privileges::{self, Capability};
+use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::tun::{Tun, TunError};
 use crate::platform::udp::{UdpOptions, UdpSocket};
 use crate::platform::{clock, interfaces, random};
@@ -102,6 +103,8 @@ struct Identity {
 /// [`StartError`], with nothing left behind on the host.
 pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
     start_log(config.log.level);
+    // Before privileges are given up, and before any other thread, which inherits it. What is not granted costs speed alone.
+    tracing::debug!("promptness: {}", ask_for_promptness());
     // Before any other thread: capabilities belong to threads.
     let keep = [Capability::NetAdmin, Capability::NetBindService];
     match privileges::give_up(&keep) {

@@ -9,6 +9,7 @@
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
 //! | giving up what is not needed | `privileges.rs` |
+//! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
 //! | seeds | `random.rs` |
 
@@ -22,6 +23,7 @@ pub mod netlink;
 pub mod peer_credentials;
 pub mod privileges;
 pub mod random;
+pub mod scheduling;
 pub mod tun;
 pub mod udp;
 pub mod udp_batch;
