@@ -367,7 +367,7 @@ pub struct PingArgs {
                         node's meshd.toml. The private key is written nowhere. A peer reaches the whole mesh with addresses\n\
                         that this node's certificate carries, and this node alone with any other.")]
 pub struct WireguardArgs {
-    /// The peer's name, as [[wireguard]] declares it.
+    /// The peer's name, as the configuration declares it.
     #[arg(value_name = "NODE")]
     pub node: NodeName,
     /// Makes a new peer of that name.

@@ -164,7 +164,7 @@ pub(super) fn address_from(storage: &libc::sockaddr_storage) -> Option<SocketAdd
     }
 }
 
-/// Writes `address` for the kernel and returns its length; `mapped` as in [`write`].
+/// Writes `address` for the kernel and returns its length; `mapped` as in [`write()`].
 pub(super) fn address_into(storage: &mut libc::sockaddr_storage, address: SocketAddr, mapped: bool) -> libc::socklen_t {
     let v6 = match address {
         SocketAddr::V4(v4) if !mapped => {
