@@ -8,6 +8,7 @@
 mod backend;
 mod commands;
 mod driver;
+mod host;
 mod links;
 mod signals;
 mod startup;
