@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Bootstrap, Config, Level, Wireguard};
+use super::{Bootstrap, Config, Latency, Level, Wireguard};
 use crate::identity::{MeshId, NodeName, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -101,6 +101,8 @@ settings! {
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.
     InterfaceMtu(u16) "interface.mtu" NeedsRestart interface.mtu;
+    /// Whether the data thread looks again before it sleeps.
+    DataplaneLatency(Latency) "dataplane.latency" NeedsRestart dataplane.latency;
     /// The identity file.
     Identity(PathBuf) "files.identity" NeedsRestart files.identity;
     /// The certificate file.

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -37,13 +37,14 @@ pub const SECTIONS: [(&str, &str); 9] = [
         "Stock WireGuard peers of this node (phones, routers): `meshctl wireguard --new NAME` makes an entry.",
     ),
     ("interface", "The network interface of the mesh on this host."),
+    ("dataplane", "How packets are moved."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
     ("probe", "How the links to the other members are measured."),
     ("log", "What is written to the log (standard error)."),
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 28] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -86,6 +87,13 @@ pub const KEYS: [Key; 27] = [
     ),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
+    key(
+        "dataplane",
+        "latency",
+        "normal or low",
+        "\"normal\"",
+        "With low, packets that follow each other closely find the daemon awake, at the price of up to one core while they do.",
+    ),
     key("files", "identity", "a path", "identity.key, here", "This node's private keys, mode 0600."),
     key("files", "certificate", "a path", "node.cert, here", "This node's certificate."),
     key(

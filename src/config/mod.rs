@@ -56,6 +56,8 @@ pub struct Config {
     pub wireguard: Vec<Wireguard>,
     /// The TUN interface.
     pub interface: Interface,
+    /// How packets are moved.
+    pub dataplane: DataplaneSettings,
     /// Where things lie.
     pub files: Files,
     /// How links are measured.
@@ -128,6 +130,35 @@ pub struct Interface {
     pub name: String,
     /// The interface's MTU in bytes, 1,280 (IPv6's minimum) to 9,000.
     pub mtu: u16,
+}
+
+/// How packets are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataplaneSettings {
+    /// What the thread that moves packets does when there is none.
+    pub latency: Latency,
+}
+
+/// What is worth more: an idle core, or the time that waking it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// Sleep whenever there is nothing to move.
+    Normal,
+    /// Look again for a moment before sleeping, while packets follow each other closely.
+    Low,
+}
+
+impl Latency {
+    /// Both, the default first.
+    pub const ALL: [Latency; 2] = [Latency::Normal, Latency::Low];
+
+    /// Its name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Latency::Normal => "normal",
+            Latency::Low => "low",
+        }
+    }
 }
 
 /// Where keys, state and the socket lie. Paths are absolute or relative to the working directory, never to the file.
@@ -265,6 +296,7 @@ impl Config {
             bootstrap: Vec::new(),
             wireguard: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
+            dataplane: DataplaneSettings { latency: Latency::Normal },
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1) },
             log: Log { level: Level::Info },

@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Bootstrap, Config, Files, Interface, Level, Log, Mesh, Probe, Problems, Underlay, Wireguard};
+use super::{Bootstrap, Config, DataplaneSettings, Files, Interface, Latency, Level, Log, Mesh};
+use super::{Probe, Problems, Underlay, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::{default_listen, directory_of, duration, keys, nearest, wireguard};
@@ -85,6 +86,8 @@ impl Reader {
         let bootstrap = self.bootstrap(document);
         let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
         let interface = self.interface(document);
+        let dataplane = self.section(document, "dataplane");
+        let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
@@ -97,6 +100,7 @@ impl Reader {
             bootstrap,
             wireguard,
             interface,
+            dataplane: DataplaneSettings { latency },
             files,
             probe: Probe { interval },
             log: Log { level },
@@ -462,12 +466,23 @@ fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
     if fits && parsed.subsec_nanos() == 0 { Ok(parsed) } else { Err(found(value)) }
 }
 
+fn latency(value: &Value<'_>) -> Result<Latency, String> {
+    one_of(value, Latency::ALL, Latency::name)
+}
+
 fn level(value: &Value<'_>) -> Result<Level, String> {
+    one_of(value, Level::ALL, Level::name)
+}
+
+/// One of a few names, with a guess at which was meant.
+fn one_of<T: Copy, const N: usize>(
+    value: &Value<'_>,
+    all: [T; N],
+    name_of: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
     let name = text(value)?;
-    Level::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
-        match nearest(name, Level::ALL.map(Level::name)) {
-            Some(near) => format!("found \"{}\"; did you mean \"{near}\"?", shortened(name)),
-            None => found(value),
-        }
+    all.into_iter().find(|one| name_of(*one) == name).ok_or_else(|| match nearest(name, all.map(&name_of)) {
+        Some(near) => format!("found \"{}\"; did you mean \"{near}\"?", shortened(name)),
+        None => found(value),
     })
 }

@@ -46,6 +46,10 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("interface", "name", &quoted(&interface.name), interface.name == plain.interface.name);
     writer.key("interface", "mtu", &interface.mtu.to_string(), interface.mtu == plain.interface.mtu);
 
+    writer.section("dataplane");
+    let latency = quoted(config.dataplane.latency.name());
+    writer.key("dataplane", "latency", &latency, config.dataplane == plain.dataplane);
+
     writer.files(&config.files, &plain.files, path);
 
     writer.section("probe");

@@ -86,7 +86,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, files, probe, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, log)
     "#);
 }
 
@@ -120,6 +120,18 @@ fn lists_are_bounded_and_without_twins() {
     assert!(errors(&twin).contains("it stands in the list twice"));
     let none = MINIMAL.replace("\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"", "");
     assert!(errors(&none).contains("mesh.authorities: the list is empty"));
+}
+
+#[test]
+fn latency_is_one_of_two_and_needs_a_restart() {
+    let with = |value: &str| format!("{MINIMAL}[dataplane]\nlatency = {value}\n");
+    let (plain, low) = (parse(MINIMAL).unwrap(), parse(&with("\"low\"")).unwrap());
+    assert_eq!(low.dataplane.latency, Latency::Low);
+    let [change] = &diff(&plain, &low)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("dataplane.latency", Effect::NeedsRestart));
+    assert_eq!(parse(&with("\"normal\"")).unwrap(), plain);
+    assert!(errors(&with("\"lwo\"")).contains("found \"lwo\"; did you mean \"low\"? (expected normal or low)"));
+    assert!(errors(&with("50")).contains("dataplane.latency: found the number 50 (expected normal or low)"));
 }
 
 #[test]
@@ -257,11 +269,12 @@ fn config() -> impl Strategy<Value = Config> {
         prop::option::of((path(), prop::option::of(path()), prop::option::of(path()))),
     );
     let peers = prop::collection::vec((prop::option::of(path()), prop::option::of(1u64..=3600), any::<bool>()), 0..4);
-    let rest = ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>());
+    let rest =
+        ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>(), any::<bool>());
     (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
         |(listen, endpoints, members, files, peers, rest)| {
             let minimal = parse(MINIMAL).expect("the minimal file is valid");
-            let (name, mtu, millis, level, length, id) = rest;
+            let (name, mtu, millis, level, length, id, low) = rest;
             let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
             let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
                 Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
@@ -284,6 +297,7 @@ fn config() -> impl Strategy<Value = Config> {
                     .collect(),
                 wireguard: peers.into_iter().zip(0u8..).map(|(peer, number)| stock_peer(number, peer)).collect(),
                 interface: Interface { name, mtu },
+                dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)] },
                 files: Files {
                     identity: files.0,
                     certificate: files.1,

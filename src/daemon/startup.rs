@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
 use crate::api::{self, Server};
-use crate::config::{Config, Level};
+use crate::config::{Config, Latency, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
 use crate::dataplane::{self, Dataplane, Local, queues};
 use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
@@ -214,6 +214,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     let server = Server::bind(&config.files.socket, None)?;
     let (config_path, bound) = (config_path.to_path_buf(), udp.local());
+    let polls = config.dataplane.latency == Latency::Low;
     let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();
@@ -221,7 +222,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());
     let host = Arc::clone(driver.links.host());
-    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders)?);
+    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders, polls)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let backend = Arc::new(LocalBackend::new(commands));
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();

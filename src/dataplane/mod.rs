@@ -27,6 +27,7 @@ pub mod inner;
 pub mod offload;
 mod outbound;
 mod peer;
+mod polling;
 mod prefix_map;
 mod queues;
 mod relay;

@@ -94,7 +94,9 @@ impl Node {
         let udp = UdpSocket::bind(listen.parse().unwrap(), UdpOptions::default()).unwrap();
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local(number), vec![])));
         let udp = Arc::new(udp);
-        let (plane, receivers) = Self::plane(&tun, &udp, &table, &host);
+        // Of a pair, one of each kind.
+        let polls = number == 2;
+        let (plane, receivers) = Self::plane(&tun, &udp, &table, &host, polls);
         let Receivers { events, control, probes, datagrams } = receivers;
         Self::answer_handshakes(datagrams, Arc::clone(&host), Arc::clone(&table), plane.transmitter().clone());
         Node { inside, host, tun, udp, table, plane, events, control, probes, number }
@@ -105,10 +107,11 @@ impl Node {
         udp: &Arc<UdpSocket>,
         table: &Arc<ArcSwap<ForwardingTable>>,
         host: &Arc<Host>,
+        polls: bool,
     ) -> (Dataplane, Receivers) {
         let (queues, receivers) = queues();
         let (tun, udp, table, host) = (Arc::clone(tun), Arc::clone(udp), Arc::clone(table), Arc::clone(host));
-        (Dataplane::start(tun, udp, table, host, queues).unwrap(), receivers)
+        (Dataplane::start(tun, udp, table, host, queues, polls).unwrap(), receivers)
     }
 
     /// Does what the control task does with handshakes; ends with the data plane.
@@ -450,7 +453,7 @@ fn a_shuffled_batch_is_opened_in_order() {
         for datagram in &sealed {
             hand.socket.send_to(datagram, hand.to).unwrap();
         }
-        let (plane, _receivers) = Node::plane(&tun, &socket, &table, &host);
+        let (plane, _receivers) = Node::plane(&tun, &socket, &table, &host, false);
         let mut buffer = [0; 10];
         for expected in 0..30u8 {
             assert_eq!(app.recv_from(&mut buffer).unwrap().0, 1);
@@ -682,7 +685,7 @@ fn a_stopped_plane_leaves_its_descriptors_to_the_next() {
             // What is sent meanwhile waits in the device.
             here.send_to(&[100 + round], target).unwrap();
             let receivers;
-            (plane, receivers) = Node::plane(&tun, &socket, &table, &host);
+            (plane, receivers) = Node::plane(&tun, &socket, &table, &host, false);
             Node::answer_handshakes(
                 receivers.datagrams,
                 Arc::clone(&host),
