@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::links::Links;
+use super::monitor::Monitor;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
 use super::state::StateFiles;
 use super::stock::{Stock, read_declared};
 use crate::config::{Change, Config, Effect, diff};
 use crate::control::output::{Event, Output, PeerChange, Persist};
-use crate::control::probe::{LinkState, Measurement};
+use crate::control::probe::LinkState;
 use crate::control::{Arrival, Engine, SessionEvent};
 use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagram};
 use crate::identity::NodeId;
@@ -27,7 +28,7 @@ use crate::platform::clock;
 use crate::platform::host_state::HostState;
 use crate::platform::host_watch::{HostEvent, HostWatch};
 use crate::platform::netlink;
-use crate::telemetry::{EventKind, EventRing};
+use crate::telemetry::EventKind;
 use crate::time::{Instant, UnixTime};
 use crate::tunnel::{HandshakeEvent, Initiation, Outbox};
 use crate::wire::{DropReason, overlay};
@@ -56,7 +57,7 @@ pub(super) struct Driver {
     pub(super) stocks: Vec<Stock>,
     pub(super) files: StateFiles,
     pub(super) dataplane: Option<Dataplane>,
-    pub(super) events: EventRing,
+    pub(super) monitor: Monitor,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -100,7 +101,7 @@ impl Driver {
             stocks: parts.stocks,
             files: parts.files,
             dataplane: None,
-            events: EventRing::new(EventRing::DEFAULT_LIMIT),
+            monitor: Monitor::new(),
             started: now,
             started_wall: wall,
             pongs: BTreeMap::new(),
@@ -455,7 +456,9 @@ impl Driver {
 
     fn take_engine_event(&mut self, event: Event) {
         match event {
-            Event::Measured { node, measurement } => self.measure(node, measurement),
+            Event::Measured { node, measurement } => {
+                self.monitor.measured(&mut self.links, node, &measurement, clock::now());
+            }
             Event::Pong { number, path_rtt, tunnel_rtt } => {
                 if let Some(waiting) = self.pongs.remove(&number) {
                     // Whoever asked may have gone.
@@ -493,41 +496,16 @@ impl Driver {
         }
     }
 
-    fn measure(&mut self, node: NodeId, measurement: Measurement) {
-        let now = clock::now();
-        let Some(link) = self.links.get_mut(node) else { return };
-        match measurement {
-            Measurement::Sample { sent, path_rtt, late, .. } => {
-                if late {
-                    link.statistics.late(now, sent, path_rtt);
-                } else {
-                    link.statistics.answered(now, sent, path_rtt);
-                }
-            }
-            Measurement::Lost { sent } => link.statistics.lost(now, sent),
-        }
-    }
-
     fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
         if let Some(link) = self.links.get(node) {
             link.peer.set_calm(to == LinkState::Up);
         }
         let name = self.name_of(node);
-        let kind = match to {
-            LinkState::Up => EventKind::Up,
-            LinkState::Down => EventKind::Down,
-            LinkState::New | LinkState::Suspect => EventKind::Suspect,
-        };
-        if to == LinkState::Down || from == LinkState::Down || from == LinkState::New {
-            tracing::info!(peer = %name, ?from, ?to, "link");
-        } else {
-            tracing::debug!(peer = %name, ?from, ?to, "link");
-        }
-        self.note(kind, Some(name), format!("{from:?} to {to:?}"));
+        self.monitor.link_changed(&name, from, to, clock::wall());
     }
 
     pub(super) fn note(&mut self, kind: EventKind, peer: Option<String>, text: impl Into<String>) {
-        self.events.push(clock::wall(), kind, peer, text);
+        self.monitor.noted(kind, peer, text, clock::wall());
     }
 
     /// A member's or a stock peer's name, or its id where it has gone.

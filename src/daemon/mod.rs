@@ -10,6 +10,7 @@ mod commands;
 mod driver;
 mod host;
 mod links;
+mod monitor;
 mod signals;
 mod startup;
 mod state;
