@@ -112,6 +112,10 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn metrics(&self, _: Option<String>) -> Answer<(&'static str, String)> {
+        refuse()
+    }
+
     async fn ping(&self, _: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
         refuse()
     }

@@ -35,6 +35,8 @@ pub trait Backend: Send + Sync + 'static {
     fn revoke_invite(&self, request: InviteRevokeRequest) -> impl Future<Output = Answer<InviteRevoked>> + Send;
     /// Revokes a node.
     fn revoke(&self, request: RevokeRequest) -> impl Future<Output = Answer<Revoked>> + Send;
+    /// The metrics in the best format that an `Accept` header takes: media type and text.
+    fn metrics(&self, accept: Option<String>) -> impl Future<Output = Answer<(&'static str, String)>> + Send;
     /// Renews this node's certificate now.
     fn renew(&self) -> impl Future<Output = Answer<Renewed>> + Send;
 }

@@ -312,6 +312,10 @@ impl Backend for Fake {
         })
     }
 
+    async fn metrics(&self, accept: Option<String>) -> Answer<(&'static str, String)> {
+        Ok(("text/plain", format!("accepts {}\n", accept.unwrap_or_default())))
+    }
+
     async fn renew(&self) -> Answer<Renewed> {
         Err(ApiError::new(ErrorKind::Conflict, "no member that issues certificates is reachable"))
     }

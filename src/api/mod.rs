@@ -19,6 +19,9 @@
 //! | `POST /v1/renew` | [`Renewed`] | writers |
 //!
 //! Errors are [`ApiError`] with a matching HTTP status.
+//!
+//! Beside it, [`PageServer`] serves read-only pages on a TCP address of this host or of the mesh, where the configuration
+//! gives it one: [`metrics_pages`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -27,6 +30,8 @@ pub mod client;
 pub mod error;
 pub mod invite;
 pub mod membership;
+mod metrics_pages;
+pub mod page_server;
 pub mod ping;
 mod router;
 pub mod server;
@@ -40,6 +45,8 @@ pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, RevokeRequest, Revoked, Version};
+pub use metrics_pages::metrics_pages;
+pub use page_server::{PageGuard, PageServer};
 pub use ping::{PingLine, PingMode, PingRequest};
 pub use server::{BindError, Server};
 pub use status::{

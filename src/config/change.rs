@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Bootstrap, Config, Latency, Level, Wireguard};
+use super::{Bootstrap, Config, Latency, Level, PerLink, Wireguard};
 use crate::identity::{MeshId, NodeName, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -120,6 +120,10 @@ settings! {
     Ledger(Option<PathBuf>) "files.ledger" NeedsRestart files.ledger;
     /// Time between two probes of a link.
     ProbeInterval(Duration) "probe.interval" Live probe.interval;
+    /// Where the metrics are served.
+    MetricsListen(Option<SocketAddr>) "metrics.listen" Live metrics.listen;
+    /// Which links have series of their own.
+    MetricsPerLink(PerLink) "metrics.per_link" Live metrics.per_link;
     /// The log level.
     LogLevel(Level) "log.level" Live log.level;
 }

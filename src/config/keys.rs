@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 10] = [
+pub const SECTIONS: [(&str, &str); 11] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -40,11 +40,15 @@ pub const SECTIONS: [(&str, &str); 10] = [
     ("dataplane", "How packets are moved."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
     ("probe", "How the links to the other members are measured."),
+    (
+        "metrics",
+        "What monitors such as Prometheus read: GET /metrics, without a password, on this host or in the mesh alone.",
+    ),
     ("log", "What is written to the log (standard error)."),
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 30] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -114,6 +118,20 @@ pub const KEYS: [Key; 28] = [
     key("files", "authority_passphrase_file", "a path", "none", "A file with the authority key's passphrase."),
     key("files", "ledger", "a path", "beside the authority's key", "What the authority has issued."),
     key("probe", "interval", "a duration, 100ms to 60s", "\"1s\"", "Time between two probes of a link."),
+    key(
+        "metrics",
+        "listen",
+        "ADDRESS:PORT with a loopback address or this node's overlay address",
+        "none",
+        "The TCP address of the metrics; they are not served without it.",
+    ),
+    key(
+        "metrics",
+        "per_link",
+        "auto, all or worst",
+        "\"auto\"",
+        "Which links have series of their own. With auto: all of up to 200, else the 50 worst and the critical, and sums by site.",
+    ),
     key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
 ];
 

@@ -9,6 +9,7 @@
 pub mod change;
 pub mod duration;
 pub mod keys;
+pub mod metrics;
 mod parse;
 pub mod problem;
 mod suggest;
@@ -24,6 +25,7 @@ use ipnet::Ipv4Net;
 use crate::identity::{AnchorError, MeshId, NodeName, TrustAnchor, VerifyingKey, WireguardKey};
 
 pub use change::{Change, Effect, Setting, diff};
+pub use metrics::{Metrics, PerLink};
 pub use problem::{Problem, Problems};
 pub use suggest::nearest;
 pub use wireguard::Wireguard;
@@ -62,6 +64,8 @@ pub struct Config {
     pub files: Files,
     /// How links are measured.
     pub probe: Probe,
+    /// What monitors read.
+    pub metrics: Metrics,
     /// What is logged.
     pub log: Log,
 }
@@ -299,6 +303,7 @@ impl Config {
             dataplane: DataplaneSettings { latency: Latency::Normal },
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1) },
+            metrics: Metrics::default(),
             log: Log { level: Level::Info },
         }
     }

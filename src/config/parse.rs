@@ -10,11 +10,11 @@ use ipnet::Ipv4Net;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Bootstrap, Config, DataplaneSettings, Files, Interface, Latency, Level, Log, Mesh};
-use super::{Probe, Problems, Underlay, Wireguard};
+use super::{Bootstrap, Config, DataplaneSettings, Files, Interface, Latency, Level, Log, Mesh, Metrics};
+use super::{PerLink, Probe, Problems, Underlay, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
-use super::{default_listen, directory_of, duration, keys, nearest, wireguard};
+use super::{default_listen, directory_of, duration, keys, metrics, nearest, wireguard};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -91,6 +91,7 @@ impl Reader {
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
+        let metrics = self.metrics(document, mesh.as_ref());
         let log = self.section(document, "log");
         let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
         Some(Config {
@@ -103,6 +104,7 @@ impl Reader {
             dataplane: DataplaneSettings { latency },
             files,
             probe: Probe { interval },
+            metrics,
             log: Log { level },
         })
     }
@@ -215,6 +217,22 @@ impl Reader {
             list.push(peer);
         }
         list
+    }
+
+    fn metrics(&mut self, document: &DeTable<'_>, mesh: Option<&Mesh>) -> Metrics {
+        let section = self.section(document, "metrics");
+        let listen = self.page_listen(&section, Metrics::PORT, mesh);
+        let per_link = self.optional(&section, "per_link", per_link).unwrap_or_default();
+        Metrics { listen, per_link }
+    }
+
+    /// Where a section's page is served, usually at `port`: an address that only this host or the mesh reaches.
+    fn page_listen(&mut self, section: &Section<'_, '_>, port: u16, mesh: Option<&Mesh>) -> Option<SocketAddr> {
+        let anchor = mesh.and_then(|mesh| mesh.trust_anchor().ok());
+        self.optional(section, "listen", |value| {
+            let address = text(value)?.parse().map_err(|_| no_socket_address(value, port))?;
+            metrics::page_address(address, anchor.as_ref())
+        })
     }
 
     fn interface(&mut self, document: &DeTable<'_>) -> Interface {
@@ -413,7 +431,7 @@ fn overlay(value: &Value<'_>) -> Result<Ipv4Net, String> {
 }
 
 fn listen_address(value: &Value<'_>) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text(value)?.parse().map_err(|_| no_socket_address(value))?;
+    let address: SocketAddr = text(value)?.parse().map_err(|_| no_socket_address(value, super::DEFAULT_PORT))?;
     if address.port() == 0 { Err("port 0 means any port, and the others must know it".to_owned()) } else { Ok(address) }
 }
 
@@ -427,11 +445,11 @@ fn endpoint(value: &Value<'_>) -> Result<SocketAddr, String> {
     }
 }
 
-fn no_socket_address(value: &Value<'_>) -> String {
+fn no_socket_address(value: &Value<'_>, port: u16) -> String {
     match text(value) {
         Ok(text) if text.parse::<std::net::IpAddr>().is_ok() => {
             let bracketed = if text.contains(':') { format!("[{text}]") } else { text.to_owned() };
-            format!("the port is missing; did you mean {bracketed}:{}?", super::DEFAULT_PORT)
+            format!("the port is missing; did you mean {bracketed}:{port}?")
         }
         Ok(text) if text.chars().any(char::is_alphabetic) && !text.contains("::") => {
             format!("{}; names are not looked up", found(value))
@@ -468,6 +486,10 @@ fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
 
 fn latency(value: &Value<'_>) -> Result<Latency, String> {
     one_of(value, Latency::ALL, Latency::name)
+}
+
+fn per_link(value: &Value<'_>) -> Result<PerLink, String> {
+    one_of(value, PerLink::ALL, PerLink::name)
 }
 
 fn level(value: &Value<'_>) -> Result<Level, String> {

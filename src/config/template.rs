@@ -1,6 +1,7 @@
 //! The commented file that `meshctl init` and `meshctl join` write.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::{Config, Files, directory_of, duration, keys};
@@ -55,6 +56,11 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.section("probe");
     let interval = quoted(duration::format(config.probe.interval));
     writer.key("probe", "interval", &interval, config.probe == plain.probe);
+
+    writer.section("metrics");
+    writer.place("metrics", "listen", config.metrics.listen, "127.0.0.1:9655");
+    let per_link = quoted(config.metrics.per_link.name());
+    writer.key("metrics", "per_link", &per_link, config.metrics.per_link == plain.metrics.per_link);
 
     writer.section("log");
     writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
@@ -143,6 +149,17 @@ impl Writer {
                     self.comment_of_key("files", name);
                     self.line(&format!("# {name} = \"{example}\""));
                 }
+            }
+        }
+    }
+
+    /// Writes an address that is given, or a comment with an example.
+    fn place(&mut self, section: &str, name: &str, address: Option<SocketAddr>, example: &str) {
+        match address {
+            Some(address) => self.key(section, name, &quoted(address.to_string()), false),
+            None => {
+                self.comment_of_key(section, name);
+                self.line(&format!("# {name} = \"{example}\""));
             }
         }
     }

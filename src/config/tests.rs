@@ -86,7 +86,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, metrics, log)
     "#);
 }
 
@@ -132,6 +132,35 @@ fn latency_is_one_of_two_and_needs_a_restart() {
     assert_eq!(parse(&with("\"normal\"")).unwrap(), plain);
     assert!(errors(&with("\"lwo\"")).contains("found \"lwo\"; did you mean \"low\"? (expected normal or low)"));
     assert!(errors(&with("50")).contains("dataplane.latency: found the number 50 (expected normal or low)"));
+}
+
+#[test]
+fn pages_are_for_this_host_and_the_mesh_alone() {
+    let with = |value: &str| format!("{MINIMAL}[metrics]\nlisten = \"{value}\"\n");
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!(plain.metrics.listen, None);
+    let own = parse(MINIMAL).unwrap().mesh.trust_anchor().unwrap().overlay_v6.addr();
+    for address in ["127.0.0.1:9655", "[::1]:9655", "127.9.9.9:1", "10.77.3.4:9655", &format!("[{own}]:9655")] {
+        let config = parse(&with(address)).unwrap();
+        assert_eq!(config.metrics.listen, Some(address.parse().unwrap()));
+        let [change] = &diff(&plain, &config)[..] else { panic!("one change") };
+        assert_eq!((change.key(), change.effect()), ("metrics.listen", Effect::Live));
+    }
+    let told = |value: &str| errors(&with(value)).replace("/srv/mesh/meshd.toml:10:10: metrics.listen: ", "");
+    let expected = "(expected ADDRESS:PORT with a loopback address or this node's overlay address)";
+    for (address, why) in [
+        ("0.0.0.0:9655", "on 0.0.0.0 the whole internet could read it"),
+        ("[::]:9655", "on :: the whole internet could read it"),
+        ("198.51.100.7:9655", "198.51.100.7 is neither of this host alone nor of the mesh"),
+        ("10.78.0.1:9655", "10.78.0.1 is neither of this host alone nor of the mesh"),
+        ("127.0.0.1:0", "port 0 means any port, and a monitor must know it"),
+        ("127.0.0.1", "the port is missing; did you mean 127.0.0.1:9655?"),
+        ("localhost:9655", "found \"localhost:9655\"; names are not looked up"),
+    ] {
+        assert_eq!(told(address), format!("{why} {expected}"));
+    }
+    let wrong = format!("{MINIMAL}[metrics]\nper_link = \"wosrt\"\n");
+    assert!(errors(&wrong).contains("found \"wosrt\"; did you mean \"worst\"? (expected auto, all or worst)"));
 }
 
 #[test]
@@ -271,10 +300,12 @@ fn config() -> impl Strategy<Value = Config> {
     let peers = prop::collection::vec((prop::option::of(path()), prop::option::of(1u64..=3600), any::<bool>()), 0..4);
     let rest =
         ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>(), any::<bool>());
+    let metrics = (prop::option::of(1u16..), prop::sample::select(&PerLink::ALL[..]));
+    let rest = (rest, metrics);
     (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
         |(listen, endpoints, members, files, peers, rest)| {
             let minimal = parse(MINIMAL).expect("the minimal file is valid");
-            let (name, mtu, millis, level, length, id, low) = rest;
+            let ((name, mtu, millis, level, length, id, low), (port, per_link)) = rest;
             let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
             let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
                 Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
@@ -308,6 +339,7 @@ fn config() -> impl Strategy<Value = Config> {
                     ledger: authority.2,
                 },
                 probe: Probe { interval: Duration::from_millis(millis) },
+                metrics: Metrics { listen: port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))), per_link },
                 log: Log { level: Level::ALL[level] },
             }
         },

@@ -9,6 +9,8 @@ use crate::api::{
     Invited, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, Status, Version,
 };
 
+use crate::telemetry::metrics::{Format, render};
+
 /// Lines of a ping that wait for a slow reader.
 const PING_LINES: usize = 16;
 
@@ -89,6 +91,15 @@ impl Backend for LocalBackend {
 
     async fn revoke(&self, request: RevokeRequest) -> Answer<Revoked> {
         self.call(move |driver| commands::revoke(driver, &request)).await?
+    }
+
+    async fn metrics(&self, accept: Option<String>) -> Answer<(&'static str, String)> {
+        let snapshot = self.call(|driver| driver.metrics_snapshot()).await?;
+        let format = Format::accepted(accept.as_deref());
+        // A thousand links are a megabyte of text: made where it keeps nobody waiting.
+        let text = tokio::task::spawn_blocking(move || render(snapshot, format)).await;
+        let failed = |_| ApiError::new(ErrorKind::Internal, "the metrics could not be rendered");
+        Ok((format.content_type(), text.map_err(failed)?))
     }
 
     async fn renew(&self) -> Answer<Renewed> {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::links::Links;
 use super::monitor::Monitor;
+use super::pages::Pages;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
 use super::state::StateFiles;
@@ -58,6 +59,8 @@ pub(super) struct Driver {
     pub(super) files: StateFiles,
     pub(super) dataplane: Option<Dataplane>,
     pub(super) monitor: Monitor,
+    /// What is served over TCP; nothing before the start is complete.
+    pub(super) pages: Option<Pages>,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -102,6 +105,7 @@ impl Driver {
             files: parts.files,
             dataplane: None,
             monitor: Monitor::new(),
+            pages: None,
             started: now,
             started_wall: wall,
             pongs: BTreeMap::new(),
@@ -172,6 +176,9 @@ impl Driver {
             Ok(stocks) => stocks,
             Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
         };
+        if let Err(problem) = super::pages::check(&new, self.engine.certificate().certificate()) {
+            return tracing::error!("not reloaded, everything goes on as it was: {problem}");
+        }
         let (now, wall) = (clock::now(), clock::wall());
         self.engine.set_probe_interval(new.probe.interval);
         self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
@@ -180,6 +187,9 @@ impl Driver {
         super::startup::set_log_level(new.log.level);
         self.stocks = stocks;
         self.declare_stocks();
+        if let Some(pages) = &mut self.pages {
+            pages.serve(&new);
+        }
         self.config = new;
         tracing::info!("reloaded: {} settings changed", changes.len());
         self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));

@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use super::backend::LocalBackend;
 use super::driver::{Driver, Parts};
 use super::links::Links;
+use super::pages::Pages;
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
@@ -56,6 +57,9 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
+    /// A page is to be served where it may not be.
+    #[error("{0}")]
+    Pages(String),
     /// The device cannot be made.
     #[error(transparent)]
     Device(#[from] TunError),
@@ -175,6 +179,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let stocks = read_declared(&config, identity.certificate.certificate())?;
+    super::pages::check(&config, identity.certificate.certificate()).map_err(StartError::Pages)?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
@@ -225,6 +230,9 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders, polls)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let backend = Arc::new(LocalBackend::new(commands));
+    let mut pages = Pages::new(Arc::clone(&backend), driver.engine.certificate().certificate());
+    pages.serve(&driver.config);
+    driver.pages = Some(pages);
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(backend, async {
         let _ = server_stopped.await;

@@ -102,6 +102,11 @@ impl Driver {
 
     /// Drops that belong to no peer: of the data threads, the handshakes and the control task.
     fn drop_counts(&self) -> BTreeMap<String, u64> {
+        by_reason(&self.ownerless_drops())
+    }
+
+    /// The same, in the order of [`DropReason::ALL`].
+    pub(super) fn ownerless_drops(&self) -> [u64; DropReason::ALL.len()] {
         let mut drops = self.drops;
         for (sum, more) in drops.iter_mut().zip(self.links.host().drops()) {
             *sum += more;
@@ -113,7 +118,7 @@ impl Driver {
                 }
             }
         }
-        by_reason(&drops)
+        drops
     }
 
     /// What is wrong, gravest first.
@@ -212,6 +217,10 @@ impl Driver {
         }
         for failure in &self.host_failures {
             add(Gravity::Critical, "host", failure.clone(), "");
+        }
+        for failure in self.pages.iter().flat_map(|pages| pages.failures()) {
+            let advice = "stop what listens there, or choose another address and reload";
+            add(Gravity::Warning, "page", failure, advice);
         }
         for complaint in self.files.complaints() {
             add(Gravity::Warning, "state_files", complaint.clone(), "");

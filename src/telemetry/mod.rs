@@ -6,6 +6,7 @@ pub mod event;
 pub mod jitter;
 pub mod link;
 pub mod loss;
+pub mod metrics;
 pub mod sketch;
 
 pub use event::{Event, EventKind, EventRing};

@@ -1,0 +1,49 @@
+//! What monitors are shown, copied from everything that counts.
+
+use super::driver::Driver;
+use super::status;
+use crate::control::PeerView;
+use crate::dataplane::CountersReading;
+use crate::platform::clock;
+use crate::telemetry::metrics::{LinkSnapshot, Snapshot, Traffic};
+use crate::time::{Instant, UnixTime};
+use crate::tunnel;
+
+impl Driver {
+    /// The whole picture. Numbers are copied; no text is made here.
+    pub(super) fn metrics_snapshot(&self) -> Snapshot {
+        let (now, wall) = (clock::now(), clock::wall());
+        let view = self.engine.view(now);
+        let version = status::version();
+        let crossed = |reading: CountersReading| Traffic { packets: reading.packets, bytes: reading.bytes };
+        let dataplane = self.dataplane.as_ref();
+        Snapshot {
+            version: version.version,
+            protocol_version: u32::from(version.protocol_version),
+            node: self.config.node.to_string(),
+            mesh: self.config.mesh.name.clone(),
+            started: self.started_wall,
+            certificate_not_after: view.certificate_not_after,
+            members: view.members as u64,
+            received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
+            sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
+            drops: self.ownerless_drops(),
+            links: view.peers.iter().map(|peer| self.link_snapshot(peer, now, wall)).collect(),
+        }
+    }
+
+    fn link_snapshot(&self, view: &PeerView, now: Instant, wall: UnixTime) -> LinkSnapshot {
+        let tunnel = self.links.get(view.node).map(|link| link.peer.tunnel().status(now));
+        let session = tunnel.as_ref().and_then(|tunnel| tunnel.session);
+        let crossed = |traffic: tunnel::Traffic| Traffic { packets: traffic.packets, bytes: traffic.bytes };
+        LinkSnapshot {
+            peer: view.name.to_string(),
+            state: view.state,
+            since: wall - view.state_for,
+            last_handshake: session.map(|session| wall - now.saturating_since(session.established)),
+            handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),
+            received: tunnel.as_ref().map_or(Traffic::default(), |tunnel| crossed(tunnel.received)),
+            sent: tunnel.as_ref().map_or(Traffic::default(), |tunnel| crossed(tunnel.sent)),
+        }
+    }
+}
