@@ -28,6 +28,7 @@ pub mod access;
 pub mod backend;
 pub mod client;
 pub mod error;
+pub mod history;
 pub mod invite;
 pub mod membership;
 mod metrics_pages;
@@ -41,6 +42,7 @@ pub mod timestamp;
 pub use backend::{Answer, Backend};
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorKind};
+pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, HistoryRequest, Spread, StateSeconds};
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };

@@ -2,13 +2,18 @@
 //! written back to what it observes.
 #![forbid(unsafe_code)]
 
+pub mod bucket;
+pub mod distribution;
 pub mod event;
 pub mod jitter;
 pub mod link;
 pub mod loss;
 pub mod metrics;
 pub mod sketch;
+pub mod varint;
 
+pub use bucket::{Bucket, LostOn, Standing};
+pub use distribution::Distribution;
 pub use event::{Event, EventKind, EventRing};
 pub use jitter::Jitter;
 pub use link::{LinkStatistics, LinkSummary, RttSummary};
