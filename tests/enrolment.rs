@@ -104,6 +104,14 @@ impl Backend for Inviter {
         Ok(Members { schema: SCHEMA, members: self.joined.lock().unwrap().iter().map(member).collect() })
     }
 
+    async fn matrix(&self) -> Answer<Matrix> {
+        refuse()
+    }
+
+    async fn site_matrix(&self) -> Answer<SiteMatrix> {
+        refuse()
+    }
+
     async fn health(&self) -> Answer<Health> {
         refuse()
     }

@@ -8,9 +8,12 @@ use std::time::Duration;
 use fixtures::*;
 use meshd::control::membership::{Membership, Merge};
 use meshd::identity::*;
-use meshd::wire::control::{BUCKETS, ControlMessage, Items, RenewalReply, RevocationSummary, Summary, Want, id_bytes};
+use meshd::wire::control::{
+    BUCKETS, ControlMessage, Items, RenewalReply, RevocationSummary, Row, RowRequest, Summary, Want, id_bytes,
+};
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
 use meshd::wire::probe::{Probe, ProbeReply, ProbeReport, ProbeRequest};
+use meshd::wire::row::{CELL_LEN, Cell, CellPath, CellState, short_id};
 use meshd::wire::{Recipient, introduction, overlay};
 
 /// Reads `name = hex` lines; `#` begins a comment.
@@ -165,11 +168,39 @@ fn control_messages() {
                 nodes: vec![id_bytes(id(3))],
             }),
         ),
+        ("row_request", ControlMessage::RowRequest(RowRequest { number: 0x0102_0304 })),
+        ("row", ControlMessage::Row(row())),
     ];
     for (name, message) in messages {
         assert_vector(CONTROL, name, &message.encode());
         assert_eq!(ControlMessage::decode(&vector(CONTROL, name)), Ok(message), "{name}");
     }
+}
+
+/// What node 1 says of two links: one slower than usual, one that is down and was never measured.
+fn row() -> Row {
+    let slow = Cell {
+        peer: short_id(NodeId::from_bytes([2; 16])),
+        rtt: Some(Duration::from_micros(12_610)),
+        baseline: Some(Duration::from_micros(10_300)),
+        loss: Some(0.01),
+        jitter: Some(Duration::from_micros(210)),
+        state: CellState::Degraded,
+        path: CellPath::Direct,
+        age: Some(Duration::from_secs(1)),
+    };
+    let down = Cell {
+        peer: short_id(NodeId::from_bytes([4; 16])),
+        rtt: None,
+        baseline: None,
+        loss: None,
+        jitter: None,
+        state: CellState::Down,
+        path: CellPath::None,
+        age: None,
+    };
+    let cells = [slow, down].iter().flat_map(Cell::encode).collect();
+    Row { number: 0x0102_0304, part: 0, parts: 1, cell_len: CELL_LEN as u8, cells }
 }
 
 #[test]

@@ -160,9 +160,10 @@ impl Run {
                 self.engine.handle_session(peer, event, self.now);
             }
             11 => self.engine.handle_roam(node(first % 5), source(first), self.now),
-            _ => match first % 3 {
+            _ => match first % 4 {
                 0 => self.engine.handle_wanted(node(first % 5), self.now),
                 1 => self.engine.handle_heard(node(first % 5), self.now),
+                3 => self.engine.pull_rows(usize::from(first), self.now),
                 _ => self.engine.handle_clock_behind(node(first % 5), self.now, self.wall),
             },
         }
@@ -235,7 +236,9 @@ pub mod seeds {
     use super::super::forge::payload;
     use super::super::{Seed, with};
     use super::*;
-    use meshd::wire::control::{BUCKETS, Digest, RenewalReply, RevocationSummary, Summary, SummaryEntry, Want};
+    use meshd::wire::control::{
+        BUCKETS, Digest, RenewalReply, RevocationSummary, Row, RowRequest, Summary, SummaryEntry, Want,
+    };
     use meshd::wire::probe::{Probe, ProbeReport, ProbeRequest};
 
     fn messages() -> Vec<Seed> {
@@ -250,6 +253,7 @@ pub mod seeds {
             revocations: bytes(revocation(3).bytes()),
         };
         let want = Want { certificates: ids(&[1, 2]), records: ids(&[1, 3]), revocations: ids(&[4]) };
+        let row = Row { number: 7, part: 1, parts: 2, cell_len: 20, cells: vec![2; 40] };
         let renewed = RenewalReply { certificate: ByteVec::from(certificate(1).bytes().to_vec()) };
         [
             ("digest", ControlMessage::Digest(Digest { buckets: vec![7; BUCKETS], revocations: u64::MAX })),
@@ -260,6 +264,8 @@ pub mod seeds {
             ("want", ControlMessage::Want(want)),
             ("renewal-request", ControlMessage::RenewalRequest),
             ("renewal-reply", ControlMessage::RenewalReply(renewed)),
+            ("row-request", ControlMessage::RowRequest(RowRequest { number: 7 })),
+            ("row", ControlMessage::Row(row)),
         ]
         .into_iter()
         .map(|(name, message)| (name, message.encode()))
@@ -332,6 +338,10 @@ pub mod seeds {
             ("introductions", all(introduced, 3)),
             ("joins", all(joins, 4)),
             ("roam", [step(11, &[2]), step(0, &ping), step(10, &[0x82]), step(12, &[2]), step(9, &minute)].concat()),
+            (
+                "pull-rows",
+                [step(12, &[7]), step(9, &minute), step(12, &[255]), step(10, &[0x82]), step(9, &minute)].concat(),
+            ),
             ("long-silence", step(9, &[0xff; 2]).repeat(8)),
         ]
     }

@@ -5,8 +5,8 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Members, NodeInfo,
-    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, Status, Version,
+    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
+    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -21,6 +21,10 @@ pub trait Backend: Send + Sync + 'static {
     fn node(&self) -> impl Future<Output = Answer<NodeInfo>> + Send;
     /// The members this node knows.
     fn members(&self) -> impl Future<Output = Answer<Members>> + Send;
+    /// Every link of the mesh, as its nodes say.
+    fn matrix(&self) -> impl Future<Output = Answer<Matrix>> + Send;
+    /// The links between sites.
+    fn site_matrix(&self) -> impl Future<Output = Answer<SiteMatrix>> + Send;
     /// Whether the daemon does its work.
     fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
     /// What the daemon is.

@@ -14,8 +14,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Members, NodeInfo,
-    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, Status, Version,
+    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
+    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -89,6 +89,16 @@ impl Client {
     /// The members the node knows.
     pub async fn members(&self) -> Result<Members, ClientError> {
         self.get("/v1/members").await
+    }
+
+    /// Every link of the mesh.
+    pub async fn matrix(&self) -> Result<Matrix, ClientError> {
+        self.get("/v1/matrix").await
+    }
+
+    /// The links between sites.
+    pub async fn site_matrix(&self) -> Result<SiteMatrix, ClientError> {
+        self.get("/v1/matrix/sites").await
     }
 
     /// Whether the daemon does its work.

@@ -206,6 +206,80 @@ pub(crate) fn ping_lines() -> Vec<PingLine> {
     ]
 }
 
+/// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
+pub(crate) fn matrix() -> Matrix {
+    let nodes = [("db1", Some("par")), ("web1", Some("gra")), ("web2", Some("gra")), ("old1", None)];
+    let mut nodes: Vec<MatrixNode> = nodes
+        .iter()
+        .enumerate()
+        .map(|(at, (name, site))| MatrixNode {
+            name: (*name).into(),
+            node_id: format!("{at:032x}"),
+            site: site.map(str::to_owned),
+            is_self: *name == "web1",
+        })
+        .collect();
+    nodes.sort_by_key(|node| (node.site.is_none(), node.site.clone(), node.name.clone()));
+    // web1, web2, db1, old1.
+    let row = |rtts: [Option<f64>; 4]| MatrixRow {
+        age_seconds: Some(2.0),
+        missing: None,
+        rtt_seconds: rtts.to_vec(),
+        baseline_seconds: rtts.map(|rtt| rtt.map(|rtt| if rtt == 0.012_61 { 0.010_3 } else { rtt })).to_vec(),
+        loss_ratio: rtts.map(|rtt| rtt.map(|_| 0.0)).to_vec(),
+        jitter_seconds: rtts.map(|rtt| rtt.map(|_| 0.000_094)).to_vec(),
+        state: rtts.map(|rtt| rtt.map(|_| PeerState::Up)).to_vec(),
+        path: rtts.map(|rtt| rtt.map(|_| PathKind::Direct)).to_vec(),
+        measured_seconds: rtts.map(|rtt| rtt.map(|_| 1)).to_vec(),
+        outside: (0..).zip(rtts).filter(|(_, rtt)| *rtt == Some(0.012_61)).map(|(at, _)| at).collect(),
+        disagrees: Vec::new(),
+    };
+    let mut rows = vec![
+        row([None, Some(0.000_21), Some(0.012_61), None]),
+        row([Some(0.000_21), None, Some(0.010_28), None]),
+        row([Some(0.012_61), Some(0.014_4), None, None]),
+        row([None; 4]),
+    ];
+    rows[1].disagrees = vec![2];
+    rows[2].disagrees = vec![1];
+    for (at, state) in [(0, PeerState::Down), (1, PeerState::Down), (2, PeerState::Suspect)] {
+        rows[at].state[3] = Some(state);
+        rows[at].loss_ratio[3] = Some(1.0);
+    }
+    rows[3].age_seconds = Some(312.0);
+    rows[3].missing = Some(RowMissing::NoSession);
+    Matrix { schema: SCHEMA, now: time(NOW), nodes, rows }
+}
+
+/// The same by site.
+pub(crate) fn site_matrix() -> SiteMatrix {
+    let site = |name: Option<&str>, nodes| Site { name: name.map(str::to_owned), nodes };
+    let pair = |links, troubled, outside, disagreeing, rtt: Option<f64>| SitePair {
+        links,
+        troubled,
+        outside,
+        disagreeing,
+        rtt_p50_seconds: rtt,
+        rtt_max_seconds: rtt,
+        baseline_seconds: rtt,
+        loss_max_ratio: rtt.map(|_| 0.0),
+    };
+    SiteMatrix {
+        schema: SCHEMA,
+        now: time(NOW),
+        nodes: 4,
+        rows: 3,
+        missing: 1,
+        oldest_seconds: Some(2.0),
+        sites: vec![site(Some("gra"), 2), site(Some("par"), 1), site(None, 1)],
+        pairs: vec![
+            vec![pair(2, 0, 0, 0, Some(0.000_21)), pair(2, 0, 1, 1, Some(0.012_61)), pair(2, 2, 0, 0, None)],
+            vec![pair(2, 0, 1, 1, Some(0.014_4)), SitePair::default(), pair(1, 1, 0, 0, None)],
+            vec![SitePair::default(); 3],
+        ],
+    }
+}
+
 impl Backend for Fake {
     async fn status(&self) -> Answer<Status> {
         Ok(self.status.clone())
@@ -246,6 +320,14 @@ impl Backend for Fake {
             is_self: false,
         };
         Ok(Members { schema: SCHEMA, members: self.status.peers.iter().map(member).collect() })
+    }
+
+    async fn matrix(&self) -> Answer<Matrix> {
+        Ok(matrix())
+    }
+
+    async fn site_matrix(&self) -> Answer<SiteMatrix> {
+        Ok(site_matrix())
     }
 
     async fn health(&self) -> Answer<Health> {

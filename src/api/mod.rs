@@ -9,6 +9,8 @@
 //! | `GET /v1/status` | [`Status`] | readers |
 //! | `GET /v1/node` | [`NodeInfo`] | readers |
 //! | `GET /v1/members` | [`Members`] | readers |
+//! | `GET /v1/matrix` | [`Matrix`] | readers |
+//! | `GET /v1/matrix/sites` | [`SiteMatrix`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `POST /v1/ping` | [`PingRequest`] → lines of [`PingLine`] | readers |
@@ -30,6 +32,7 @@ pub mod client;
 pub mod error;
 pub mod history;
 pub mod invite;
+pub mod matrix;
 pub mod membership;
 mod metrics_pages;
 pub mod page_server;
@@ -46,6 +49,7 @@ pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, Histo
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };
+pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, SitePair};
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;
 pub use page_server::{PageGuard, PageServer};

@@ -45,6 +45,8 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/status", get(async |State(b): State<Arc<B>>| json(b.status().await)))
         .route("/v1/node", get(async |State(b): State<Arc<B>>| json(b.node().await)))
         .route("/v1/members", get(async |State(b): State<Arc<B>>| json(b.members().await)))
+        .route("/v1/matrix", get(async |State(b): State<Arc<B>>| json_elsewhere(b.matrix().await).await))
+        .route("/v1/matrix/sites", get(async |State(b): State<Arc<B>>| json(b.site_matrix().await)))
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))
@@ -150,6 +152,12 @@ fn json<T: serde::Serialize>(answer: Answer<T>) -> Response {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// Writes a large answer where nobody waits for it.
+async fn json_elsewhere<T: serde::Serialize + Send + 'static>(answer: Answer<T>) -> Response {
+    let written = tokio::task::spawn_blocking(|| json(answer)).await;
+    written.unwrap_or_else(|_| ApiError::new(ErrorKind::Internal, "the answer could not be written").into_response())
 }
 
 async fn unknown(request: Request) -> Response {

@@ -69,6 +69,8 @@ impl Engine {
             Ok(ControlMessage::Items(items)) => self.handle_items(from, &items, now, wall),
             Ok(ControlMessage::RenewalRequest) => self.handle_renewal_request(from, now, wall),
             Ok(ControlMessage::RenewalReply(reply)) => self.handle_renewal_reply(&reply.certificate, now, wall),
+            Ok(ControlMessage::RowRequest(request)) => return self.handle_row_request(from, request, now),
+            Ok(ControlMessage::Row(row)) => self.handle_row(from, &row, now),
         }
         Ok(())
     }

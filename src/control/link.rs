@@ -242,6 +242,7 @@ impl Engine {
     pub(super) fn drop_peer(&mut self, node: NodeId, departure: Departure) {
         if self.peers.remove(&node).is_some() {
             self.gossip.remove(node);
+            self.rows.forget(node);
             self.timers.cancel(TimerName::Contact(node));
             self.timers.cancel(TimerName::Probe(node));
             self.output(Output::Peer(PeerChange::Remove { node }));

@@ -14,6 +14,7 @@
 //! | `contact` | when and where to try to reach a peer |
 //! | `probe` | when to probe a link, what an answer or silence means |
 //! | `link` | a peer's life: its contact and its probes together |
+//! | `rows` | whose row of the matrix to ask for, and who may ask for ours |
 //! | `served` | which introductions and joins are copies |
 //! | `routing` | which peer owns which overlay address and prefix |
 //! | `snapshot` | what survives a restart |
@@ -31,6 +32,7 @@ pub mod output;
 pub mod placement;
 pub mod probe;
 pub mod routing;
+mod rows;
 pub mod served;
 pub mod snapshot;
 pub mod timer;
@@ -52,6 +54,7 @@ use limit::StrangerLimit;
 use link::{Bootstrap, Peer};
 use membership::Membership;
 use output::{Event, Output, Persist};
+use rows::Rows;
 use served::Served;
 use timer::{TimerName, Timers};
 
@@ -152,6 +155,7 @@ pub struct Engine {
     remembered: BTreeMap<NodeId, contact::Contact>,
     /// The probes that are going out together.
     company: Option<link::Company>,
+    rows: Rows,
 }
 
 impl Engine {
@@ -192,6 +196,7 @@ impl Engine {
             pings: BTreeMap::new(),
             remembered: BTreeMap::new(),
             company: None,
+            rows: Rows::default(),
         };
         let certificate = engine.own.certificate.clone();
         engine.membership.merge_verified(certificate.clone(), wall);
@@ -261,6 +266,7 @@ impl Engine {
             TimerName::Contact(node) => self.try_contact(node, now, wall),
             TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
             TimerName::Probe(node) => self.probe(node, now),
+            TimerName::Rows => self.ask_rows(now),
         }
         true
     }

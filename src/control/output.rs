@@ -1,11 +1,13 @@
 //! What the engine asks of the daemon, in the order in which it must happen.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::membership::Refusal;
 use super::probe::{LinkState, Measurement};
 use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
+use crate::wire::row::Cell;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -132,6 +134,22 @@ pub enum Event {
         /// Round trip with both daemons' queues.
         tunnel_rtt: Duration,
     },
+    /// A peer asks for our row of the matrix: answer with [`super::Engine::answer_row`].
+    RowAsked {
+        /// The peer.
+        by: NodeId,
+        /// The number of its request.
+        number: u32,
+    },
+    /// A peer's row of the matrix.
+    Row {
+        /// The peer.
+        from: NodeId,
+        /// What it says of its links, by the member at the other end; only members we know.
+        links: BTreeMap<NodeId, Cell>,
+    },
+    /// Every peer that was asked for its row has answered, or will not.
+    RowsPulled,
     /// A peer's endpoint changed after it answered a challenge there.
     Roamed {
         /// The peer.

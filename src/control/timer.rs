@@ -22,6 +22,8 @@ pub enum TimerName {
     Bootstrap(WireguardKey),
     /// Send a probe, or judge one.
     Probe(NodeId),
+    /// Ask again for rows of the matrix that stay out.
+    Rows,
 }
 
 /// At most one deadline per name.

@@ -3,10 +3,11 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{commands, status};
+use super::{commands, matrix, status};
 use crate::api::{
     Answer, ApiError, Backend, ErrorKind, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
-    Invited, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, Status, Version,
+    Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status,
+    Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -56,6 +57,14 @@ impl Backend for LocalBackend {
 
     async fn members(&self) -> Answer<Members> {
         self.call(|driver| driver.members()).await
+    }
+
+    async fn matrix(&self) -> Answer<Matrix> {
+        matrix::by_node(&self.commands).await
+    }
+
+    async fn site_matrix(&self) -> Answer<SiteMatrix> {
+        matrix::by_site(&self.commands).await
     }
 
     async fn health(&self) -> Answer<Health> {

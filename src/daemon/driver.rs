@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::links::Links;
+use super::matrix::Rows;
 use super::monitor::Monitor;
 use super::pages::Pages;
 use super::signals::{Signal, Signals};
@@ -73,6 +74,8 @@ pub(super) struct Driver {
     config_path: PathBuf,
     bound: SocketAddr,
     device_gone: bool,
+    /// The rows of the matrix.
+    pub(super) rows: Rows,
     pub(super) host: netlink::Host,
     pub(super) host_due: Option<Instant>,
     membership_due: Option<Instant>,
@@ -115,6 +118,7 @@ impl Driver {
             config_path: parts.config_path,
             bound: parts.bound,
             device_gone: false,
+            rows: Rows::default(),
             host: parts.host,
             host_due: Some(now),
             membership_due: None,
@@ -236,6 +240,7 @@ impl Driver {
         }
         if self.marks_due <= now {
             self.marks_due = now + MARKS_INTERVAL;
+            self.tidy_rows(now);
             self.files.write_marks(&self.links.host().marks());
         }
     }
@@ -476,6 +481,9 @@ impl Driver {
                 }
             }
             Event::Link { node, from, to } => self.note_link(node, from, to),
+            Event::RowAsked { by, number } => self.answer_row(by, number),
+            Event::Row { from, links } => self.take_row(from, &links),
+            Event::RowsPulled => self.end_pull(),
             Event::PeerLearned { node, name } => {
                 tracing::info!(peer = %name, %node, "member learned");
                 self.note(EventKind::Joined, Some(name.to_string()), "became known");

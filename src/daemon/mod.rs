@@ -10,6 +10,7 @@ mod commands;
 mod driver;
 mod host;
 mod links;
+mod matrix;
 mod metrics;
 mod monitor;
 mod pages;

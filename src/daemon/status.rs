@@ -63,7 +63,7 @@ impl Driver {
         }
     }
 
-    fn peer_status(&self, view: &PeerView, now: Instant, wall: UnixTime) -> PeerStatus {
+    pub(super) fn peer_status(&self, view: &PeerView, now: Instant, wall: UnixTime) -> PeerStatus {
         let link = self.links.get(view.node);
         let tunnel = link.map(|link| link.peer.tunnel().status(now));
         let summary = link.map(|link| link.statistics.summary(now));

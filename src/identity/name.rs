@@ -39,10 +39,17 @@ impl NodeName {
 impl Tag {
     /// The longest tag, in bytes; sixteen of them still leave room in a certificate.
     pub const MAX_LEN: usize = 32;
+    /// How the tag begins that says where a node stands: `site-paris`.
+    const SITE: &str = "site-";
 
     /// Returns the tag.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the site that the tag names: `paris` for `site-paris`.
+    pub fn site(&self) -> Option<&str> {
+        self.0.strip_prefix(Self::SITE).filter(|site| !site.is_empty())
     }
 }
 
@@ -120,6 +127,13 @@ mod tests {
             assert!(text.parse::<Tag>().is_err(), "{text}");
         }
         assert!("-db_primary".parse::<Tag>().is_ok());
+    }
+
+    #[test]
+    fn a_tag_may_name_a_site() {
+        let site = |text: &str| text.parse::<Tag>().unwrap().site().map(str::to_owned);
+        assert_eq!(site("site-paris"), Some("paris".to_owned()));
+        assert_eq!((site("site-"), site("db"), site("site")), (None, None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod event;
 pub mod jitter;
 pub mod link;
 pub mod loss;
+pub mod matrix;
 pub mod metrics;
 pub mod sketch;
 pub mod varint;

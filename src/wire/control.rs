@@ -7,6 +7,7 @@
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
+use super::row;
 use crate::identity::NodeId;
 
 /// First byte of a control message.
@@ -37,6 +38,10 @@ pub enum ControlMessage {
     RenewalReply(RenewalReply),
     /// Which revocations the sender holds in a range of node ids.
     RevocationSummary(RevocationSummary),
+    /// Asks for the receiver's row of the matrix.
+    RowRequest(RowRequest),
+    /// A part of the sender's row.
+    Row(Row),
 }
 
 /// What a node knows, condensed to one sum per bucket; equal digests mean equal knowledge.
@@ -137,6 +142,57 @@ pub struct RenewalReply {
     pub certificate: ByteVec,
 }
 
+/// Asks for the receiver's row of the matrix ([`crate::wire::row`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RowRequest {
+    /// Chosen by the sender; the answer repeats it.
+    #[n(0)]
+    pub number: u32,
+}
+
+/// A part of a row: what the sender knows of some of its links.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Row {
+    /// The request's number.
+    #[n(0)]
+    pub number: u32,
+    /// Which part this is, from 0.
+    #[n(1)]
+    pub part: u8,
+    /// How many parts there are, 1 to [`Row::MAX_PARTS`].
+    #[n(2)]
+    pub parts: u8,
+    /// Bytes of a cell, at least [`row::CELL_LEN`].
+    #[n(3)]
+    pub cell_len: u8,
+    /// The cells, one after the other.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub cells: Vec<u8>,
+}
+
+impl Row {
+    /// Cells of one part: with them and the largest numbers a message has 1,198 bytes.
+    pub const MAX_CELLS: usize = 84;
+    /// Parts of a row at most: 50 hold the links of the largest mesh.
+    pub const MAX_PARTS: u8 = 50;
+
+    /// Returns the cells.
+    pub fn cells(&self) -> impl Iterator<Item = row::Cell> {
+        // Decoding has made sure that no cell is shorter; a row made by hand has none then.
+        self.cells.chunks_exact(usize::from(self.cell_len).max(row::CELL_LEN)).filter_map(row::Cell::decode)
+    }
+
+    fn is_sound(&self) -> bool {
+        let length = usize::from(self.cell_len);
+        (1..=Self::MAX_PARTS).contains(&self.parts)
+            && self.part < self.parts
+            && length >= row::CELL_LEN
+            && self.cells.len().is_multiple_of(length)
+    }
+}
+
 /// Why a control message was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlError {
@@ -156,6 +212,8 @@ impl ControlMessage {
             ControlMessage::RenewalRequest => 5,
             ControlMessage::RenewalReply(_) => 6,
             ControlMessage::RevocationSummary(_) => 7,
+            ControlMessage::RowRequest(_) => 16,
+            ControlMessage::Row(_) => 17,
         }
     }
 
@@ -173,6 +231,8 @@ impl ControlMessage {
                 ControlMessage::RenewalRequest => encoder.map(0).is_ok(),
                 ControlMessage::RenewalReply(body) => encoder.encode(body).is_ok(),
                 ControlMessage::RevocationSummary(body) => encoder.encode(body).is_ok(),
+                ControlMessage::RowRequest(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Row(body) => encoder.encode(body).is_ok(),
             };
         debug_assert!(ok, "control messages encode into memory");
         out
@@ -202,10 +262,17 @@ impl ControlMessage {
             }
             6 => ControlMessage::RenewalReply(decoder.decode().map_err(malformed)?),
             7 => ControlMessage::RevocationSummary(decoder.decode().map_err(malformed)?),
+            16 => ControlMessage::RowRequest(decoder.decode().map_err(malformed)?),
+            17 => ControlMessage::Row(decoder.decode().map_err(malformed)?),
             _ => return Err(ControlError::Unknown),
         };
         if let ControlMessage::Digest(digest) = &message
             && digest.buckets.len() != BUCKETS
+        {
+            return Err(ControlError::Malformed);
+        }
+        if let ControlMessage::Row(row) = &message
+            && !row.is_sound()
         {
             return Err(ControlError::Malformed);
         }
@@ -249,6 +316,8 @@ mod tests {
             ControlMessage::Want(Want::default()),
             ControlMessage::RenewalRequest,
             ControlMessage::RenewalReply(RenewalReply { certificate: ByteVec::from(vec![1]) }),
+            ControlMessage::RowRequest(RowRequest { number: 5 }),
+            ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
         ]
     }
 
@@ -276,6 +345,31 @@ mod tests {
         // Want with an unknown field 7 that holds an array.
         let message = [KIND, 0x82, 0x04, 0xa4, 0x00, 0x80, 0x01, 0x80, 0x02, 0x80, 0x07, 0x82, 0x01, 0x02];
         assert_eq!(ControlMessage::decode(&message), Ok(ControlMessage::Want(Want::default())));
+    }
+
+    #[test]
+    fn the_largest_part_of_a_row_fits_a_message() {
+        let cells = vec![255; Row::MAX_CELLS * row::CELL_LEN];
+        let part = Row { number: u32::MAX, part: 48, parts: Row::MAX_PARTS, cell_len: 14, cells };
+        let bytes = ControlMessage::Row(part).encode();
+        assert_eq!(bytes.len(), 1_198);
+        assert!(bytes.len() + row::CELL_LEN > MAX_MESSAGE, "and no further cell would");
+        assert!(usize::from(Row::MAX_PARTS) * Row::MAX_CELLS >= 4_096, "every link of the largest mesh");
+    }
+
+    #[test]
+    fn rows_that_contradict_themselves_are_malformed_and_longer_cells_are_read() {
+        let decoded = |part, parts, cell_len, cells: usize| {
+            let row = Row { number: 1, part, parts, cell_len, cells: vec![1; cells] };
+            ControlMessage::decode(&ControlMessage::Row(row).encode())
+        };
+        for (part, parts, cell_len, cells) in
+            [(0, 0, 14, 0), (1, 1, 14, 0), (0, 51, 14, 0), (0, 1, 13, 13), (0, 1, 14, 15)]
+        {
+            assert_eq!(decoded(part, parts, cell_len, cells), Err(ControlError::Malformed));
+        }
+        let Ok(ControlMessage::Row(newer)) = decoded(0, 1, 20, 40) else { panic!("a newer version's row") };
+        assert_eq!(newer.cells().count(), 2);
     }
 
     proptest! {

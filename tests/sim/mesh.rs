@@ -293,7 +293,7 @@ impl Mesh {
     }
 
     /// Does what a host's engine asks for.
-    fn drain(&mut self, index: usize) {
+    pub fn drain(&mut self, index: usize) {
         while let Some(output) = self.hosts[index].engine.as_mut().and_then(Engine::poll_output) {
             match output {
                 Output::Datagram { to, bytes } => self.net.send(self.now, index, to, Packet::Plain(bytes)),

@@ -10,9 +10,10 @@ use meshd::wire::control::{BUCKETS, ControlMessage, Digest, Items, Summary, Want
 use minicbor::bytes::ByteVec;
 use rand_core::RngCore;
 
+use crate::matrix::sees_every_link;
 use crate::mesh::{Mesh, NodeKeysSeed, START, admit};
 
-fn secs(secs: u64) -> Duration {
+pub fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
@@ -21,7 +22,7 @@ fn all(mesh: &Mesh) -> Vec<usize> {
 }
 
 /// A mesh in which everybody has started and found everybody.
-fn formed(seed: u64, count: usize) -> Mesh {
+pub fn formed(seed: u64, count: usize) -> Mesh {
     let mut mesh = Mesh::new(seed, count);
     for host in 0..count {
         mesh.start(host);
@@ -47,6 +48,7 @@ fn two_hundred_nodes_agree_within_ten_seconds_of_a_cold_start() {
         "200 nodes: all views equal after {agreed:?}, all pairs linked after {:?}, busiest host sent {busiest} bytes",
         mesh.now
     );
+    sees_every_link(&mut mesh);
 }
 
 #[test]
