@@ -10,6 +10,7 @@ mod harness;
 mod lab;
 mod meshes;
 mod networks;
+mod outages;
 mod revocation;
 mod scene;
 mod state;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             faults::CASES,
             databases::CASES,
             meshes::CASES,
+            outages::CASES,
             admission::CASES,
             revocation::CASES,
             stranger::CASES,

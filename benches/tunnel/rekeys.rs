@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,7 +63,7 @@ pub fn run(meshd: &Meshd, iperf3: &Tree, time: Duration, rate: Option<u16>) -> R
     };
     let flow = flow.spawn()?;
     let began = Instant::now();
-    let (mut before, mut made) = (sent_again(&near)?, sessions(&status(&runtime, &near)?));
+    let (mut before, mut made) = (near.segments_sent_again()?, sessions(&status(&runtime, &near)?));
     let (mut rekeys, mut again) = (Vec::new(), Vec::new());
     while flow.is_running() {
         if began.elapsed() > time + Duration::from_secs(20) {
@@ -72,7 +71,7 @@ pub fn run(meshd: &Meshd, iperf3: &Tree, time: Duration, rate: Option<u16>) -> R
         }
         thread::sleep(LOOK);
         let at = began.elapsed().as_secs_f64();
-        let now = sent_again(&near)?;
+        let now = near.segments_sent_again()?;
         if now > before {
             again.push((at, now - before));
         }
@@ -89,19 +88,6 @@ pub fn run(meshd: &Meshd, iperf3: &Tree, time: Duration, rate: Option<u16>) -> R
         drops.retain(|_, count| *count > 0);
     }
     Ok(Rekeys { moved: bulk::read(&flow.stdout())?, rekeys, again, drops, seconds })
-}
-
-/// The host's count of TCP segments sent again.
-fn sent_again(host: &Host) -> Result<u64> {
-    let text =
-        host.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).context("read the host's TCP counters")?;
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
-    let count = match (lines.next(), lines.next()) {
-        (Some(names), Some(values)) => names.zip(values).find(|(name, _)| *name == "RetransSegs"),
-        _ => None,
-    };
-    let count = count.and_then(|(_, value)| value.parse().ok());
-    count.ok_or_else(|| Error::failed("the kernel tells no RetransSegs"))
 }
 
 /// What the host's daemon tells.

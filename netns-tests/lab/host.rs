@@ -235,6 +235,22 @@ impl Host {
         self.0.netns.enter(work)
     }
 
+    /// Returns how many TCP segments the host's kernel has sent again (`TcpRetransSegs`).
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn segments_sent_again(&self) -> Result<u64> {
+        let read = self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"));
+        let text = read.context("read the host's TCP counters")?;
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+        let count = match (lines.next(), lines.next()) {
+            (Some(names), Some(values)) => names.zip(values).find(|(name, _)| *name == "RetransSegs"),
+            _ => None,
+        };
+        let count = count.and_then(|(_, value)| value.parse().ok());
+        count.ok_or_else(|| Error::failed("the kernel tells no RetransSegs"))
+    }
+
     /// Prepares a program to be run on the host.
     pub fn command(&self, program: impl AsRef<Path>) -> HostCommand {
         HostCommand::new(self.clone(), program.as_ref())

@@ -85,6 +85,7 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
         rx_packets: 1_000_000,
         tx_packets: 1_024,
         handshakes: 65_520,
+        flows_woken: 0,
         record_age_seconds: Some(720),
         certificate_expires: time(NOW + 200 * 86_400),
         drops: BTreeMap::new(),

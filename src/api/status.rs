@@ -308,6 +308,9 @@ pub struct PeerStatus {
     pub tx_packets: u64,
     /// Sessions made with it since the daemon started.
     pub handshakes: u64,
+    /// TCP flows that an outage of the link had brought to a stand and that were woken when it ended.
+    #[serde(default)]
+    pub flows_woken: u64,
     /// Seconds since its newest record was signed; absent while none has arrived.
     pub record_age_seconds: Option<u64>,
     /// When its certificate stops being valid.

@@ -653,6 +653,7 @@ mod tests {
                   "rx_packets": 1000000,
                   "tx_packets": 1024,
                   "handshakes": 65520,
+                  "flows_woken": 0,
                   "record_age_seconds": 720,
                   "certificate_expires": "2027-06-10T14:02:00Z",
                   "drops": {

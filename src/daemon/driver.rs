@@ -431,6 +431,9 @@ impl Driver {
             PeerChange::Remove { node } => {
                 self.sessions.remove(&node);
                 self.links.remove(node, now);
+                if let Some(dataplane) = &self.dataplane {
+                    dataplane.forget_flows(node);
+                }
                 // Its key may be a stock peer's, which can have its tunnel now.
                 if self.stocks.len() > self.links.stocks().count() {
                     self.declare_stocks();
@@ -515,11 +518,12 @@ impl Driver {
     }
 
     fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
-        if let Some(link) = self.links.get(node) {
-            link.peer.set_calm(to == LinkState::Up);
-        }
+        let woken = self.follow_outage(node, from, to, clock::now());
         let name = self.name_of(node);
         self.monitor.link_changed(&name, from, to, clock::wall());
+        if woken > 0 {
+            self.note(EventKind::Up, Some(name), format!("{woken} TCP flows that stood still were woken"));
+        }
     }
 
     pub(super) fn note(&mut self, kind: EventKind, peer: Option<String>, text: impl Into<String>) {

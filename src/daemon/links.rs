@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::outage::Outage;
 use super::stock::Stock;
 use crate::control::placement::{Placement, place};
 use crate::control::routing::{RouteEntry, Routing};
@@ -28,6 +29,7 @@ pub(super) struct Link {
     pub(super) address: Ipv6Addr,
     pub(super) peer: Arc<Peer>,
     pub(super) statistics: LinkStatistics,
+    pub(super) outage: Outage,
     /// What was declared of it, for a stock WireGuard peer; `None` for a member.
     pub(super) stock: Option<Stock>,
     /// The address of ours that the peer's newest datagram was sent to, with the endpoint it came from.
@@ -95,8 +97,8 @@ impl Links {
         let options = TunnelOptions { mtu: usize::from(self.mtu), keep_up: false, ..TunnelOptions::default() };
         let tunnel = self.host.add(*key.as_bytes(), options)?;
         let peer = Peer::new(node, tunnel, self.mtu);
-        let statistics = LinkStatistics::new();
-        self.insert(node, Link { key, address, peer, statistics, stock: None, seen: None, tick_at: now });
+        let (statistics, outage) = (LinkStatistics::new(), Outage::default());
+        self.insert(node, Link { key, address, peer, statistics, outage, stock: None, seen: None, tick_at: now });
         if let Some(endpoint) = endpoint {
             self.set_endpoint(node, endpoint);
         }
@@ -123,9 +125,9 @@ impl Links {
             Some(link) => link.stock = Some(stock),
             None => {
                 let peer = Peer::new_stock(node, tunnel, self.mtu);
-                let (statistics, address) = (LinkStatistics::new(), Ipv6Addr::UNSPECIFIED);
-                let stock = Some(stock);
-                self.insert(node, Link { key, address, peer, statistics, stock, seen: None, tick_at: now });
+                let (statistics, outage) = (LinkStatistics::new(), Outage::default());
+                let (address, stock) = (Ipv6Addr::UNSPECIFIED, Some(stock));
+                self.insert(node, Link { key, address, peer, statistics, outage, stock, seen: None, tick_at: now });
             }
         }
         if let Some(endpoint) = place {

@@ -13,6 +13,7 @@ mod links;
 mod matrix;
 mod metrics;
 mod monitor;
+mod outage;
 mod pages;
 mod signals;
 mod startup;

@@ -94,6 +94,7 @@ impl Driver {
             rx_packets: tunnel.as_ref().map_or(0, |tunnel| tunnel.received.packets),
             tx_packets: tunnel.as_ref().map_or(0, |tunnel| tunnel.sent.packets),
             handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),
+            flows_woken: link.map_or(0, |link| link.outage.woken),
             record_age_seconds: view.record_issued.map(|issued| wall.saturating_since(issued).as_secs()),
             certificate_expires: Timestamp(view.certificate_not_after),
             drops: tunnel.as_ref().map(|tunnel| by_reason(&tunnel.drops)).unwrap_or_default(),

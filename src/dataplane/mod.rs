@@ -31,6 +31,7 @@ mod polling;
 mod prefix_map;
 mod queues;
 mod relay;
+mod retained;
 mod shard;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use super::inner::InnerPacket;
 use super::offload::{Segments, VirtioHeader};
 use super::peer::Peer;
 use super::queues::{Event, Queues};
+use super::retained::Retained;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
 use crate::platform::tun::{Framing, LONGEST_READ, Tun, TunError};
@@ -30,6 +31,7 @@ pub(super) struct Outbound {
     table: Arc<ArcSwap<ForwardingTable>>,
     queues: Queues,
     counters: Arc<Counters>,
+    retained: Arc<Retained>,
     transmitter: Transmitter,
     /// What was read, one after the other. Twice the longest packet, so that behind any there is room for another.
     buffer: Box<[u8]>,
@@ -72,6 +74,7 @@ impl Outbound {
         table: Arc<ArcSwap<ForwardingTable>>,
         queues: Queues,
         counters: Arc<Counters>,
+        retained: Arc<Retained>,
     ) -> Self {
         Outbound {
             transmitter: Transmitter::new(Arc::clone(&udp)),
@@ -86,6 +89,7 @@ impl Outbound {
             table,
             queues,
             counters,
+            retained,
         }
     }
 
@@ -220,6 +224,7 @@ impl Outbound {
         let path = peer.path().as_deref().copied();
         let counters = &self.counters;
         let (mut packets, mut bytes, mut held) = (0, 0, false);
+        let may_be_lost = !peer.is_calm() && !peer.is_stock();
         {
             let mut guard = peer.tunnel().lock();
             for read in reads.iter_mut().filter(|read| read.peer == Some(number)) {
@@ -233,6 +238,9 @@ impl Outbound {
                     }
                 };
                 while let Some(segment) = segments.next() {
+                    if may_be_lost {
+                        self.retained.keep(reading.now, peer.node(), segment);
+                    }
                     let room = (segment.len().next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
                     let Some(buffer) = self.datagrams.slot(room) else {
                         counters.dropped(DropReason::QueueFull);

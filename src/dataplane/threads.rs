@@ -4,10 +4,14 @@ use super::counters::{Counters, CountersReading};
 use super::forwarding::ForwardingTable;
 use super::inbound::Inbound;
 use super::outbound::Outbound;
+use super::peer::Peer;
 use super::polling::Polling;
 use super::queues::Queues;
+use super::retained::Retained;
 use super::shard::Shard;
 use super::transmit::Transmitter;
+use crate::identity::NodeId;
+use crate::platform::clock;
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
 use crate::platform::wake::Wake;
@@ -28,6 +32,7 @@ pub struct Dataplane {
     threads: Vec<JoinHandle<()>>,
     outbound: Arc<Counters>,
     inbound: Arc<Counters>,
+    retained: Arc<Retained>,
     transmitter: Transmitter,
 }
 
@@ -51,6 +56,7 @@ impl Dataplane {
             threads: Vec::with_capacity(1),
             outbound: Arc::default(),
             inbound: Arc::default(),
+            retained: Arc::default(),
             transmitter: Transmitter::new(Arc::clone(&udp)),
         };
         let outbound = Outbound::new(
@@ -59,6 +65,7 @@ impl Dataplane {
             Arc::clone(&table),
             queues.clone(),
             Arc::clone(&dataplane.outbound),
+            Arc::clone(&dataplane.retained),
         );
         let inbound =
             Inbound::new(Arc::clone(&tun), Arc::clone(&udp), table, host, queues, Arc::clone(&dataplane.inbound));
@@ -82,6 +89,18 @@ impl Dataplane {
     /// Returns the sender for single packets and handshakes.
     pub fn transmitter(&self) -> &Transmitter {
         &self.transmitter
+    }
+
+    /// Sends the newest segment of each TCP flow that passed for `peer` while it did not answer, and returns how many the
+    /// kernel took: the flows go on at once, instead of at their kernel's next attempt.
+    pub fn wake_flows(&self, peer: &Peer) -> usize {
+        let segments = self.retained.take(clock::now(), peer.node());
+        segments.iter().filter(|segment| self.transmitter.send_packet(peer, None, segment).is_ok()).count()
+    }
+
+    /// Forgets the segments kept for a peer: it is gone, or they have most likely arrived.
+    pub fn forget_flows(&self, node: NodeId) {
+        self.retained.take(clock::now(), node);
     }
 
     /// Stops the threads and waits for them: at most one turn of each.

@@ -1,0 +1,221 @@
+//! The newest TCP segment of each flow to a peer that does not answer, to be sent again once it does.
+//!
+//! While a link is cut, the kernel's TCP sends a lost segment again after ever longer pauses, up to two minutes (RFC 6298
+//! §5.5). When the link is back, a connection would stand still until the next of these. But the newest of them passed here
+//! and is at hand: sent as soon as the link answers, it makes the other end acknowledge, and the flow goes on at once.
+//!
+//! One segment of a flow is enough, and only the newest is kept. Of two, one that carries something (data, or the start or end
+//! of a connection) outweighs a bare acknowledgement. Each is sent once; what arrives twice, TCP sorts out as it always does.
+
+use super::inner::{InnerPacket, TCP};
+use crate::identity::NodeId;
+use crate::time::Instant;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Flows of one peer whose newest segment is kept: a pool of database connections, or a few. Those that find no room wait
+/// for their kernel, as they would without us.
+const MOST_FLOWS: usize = 256;
+
+/// Memory for the segments of all peers, in bytes: some 2,700 of a usual MTU, so that a host whose uplink is gone does not pay
+/// for it in memory.
+const MOST_BYTES: usize = 4 * 1_024 * 1_024;
+
+/// How long a segment is worth sending: TCP's maximum segment lifetime (RFC 9293 §3.4.1), after which nobody may meet it, and
+/// the longest pause between two of the kernel's own attempts (RFC 6298 §2.5 with Linux's maximum).
+const LIFE: Duration = Duration::from_secs(120);
+
+/// Flags of a TCP header that make a segment more than an acknowledgement: FIN, SYN and RST.
+const MEANINGFUL: u8 = 0x01 | 0x02 | 0x04;
+
+/// The segments kept for all peers. Locked only for packets to peers that do not answer.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    peers: HashMap<NodeId, Vec<Segment>>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Segment {
+    flow: Flow,
+    at: Instant,
+    /// Whether it carries data, or starts or ends the connection.
+    carries: bool,
+    packet: Vec<u8>,
+}
+
+/// A connection, in the direction of one of its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flow {
+    source: IpAddr,
+    destination: IpAddr,
+    /// Source and destination port, as they stand in the header.
+    ports: [u8; 4],
+}
+
+impl Retained {
+    /// Keeps a copy of the packet, if it is a whole TCP segment, in the place of its flow's last.
+    pub(super) fn keep(&self, now: Instant, peer: NodeId, packet: &[u8]) {
+        let Some((flow, carries, length)) = read(packet) else { return };
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { peers, bytes } = &mut *table;
+        let kept = peers.entry(peer).or_default();
+        let place = kept.iter().position(|kept| kept.flow == flow);
+        let (replaced, fits) = match place {
+            Some(place) => (kept[place].packet.len(), carries || !kept[place].carries),
+            None => (0, kept.len() < MOST_FLOWS),
+        };
+        if !fits || *bytes - replaced + length > MOST_BYTES {
+            return;
+        }
+        *bytes = *bytes - replaced + length;
+        let segment = Segment { flow, at: now, carries, packet: packet[..length].to_vec() };
+        match place {
+            Some(place) => kept[place] = segment,
+            None => kept.push(segment),
+        }
+    }
+
+    /// Takes out what is kept for a peer and still worth sending, in the order in which the flows came.
+    pub(super) fn take(&self, now: Instant, peer: NodeId) -> Vec<Vec<u8>> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = table.peers.remove(&peer).unwrap_or_default();
+        table.bytes -= kept.iter().map(|segment| segment.packet.len()).sum::<usize>();
+        let fresh = kept.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
+        fresh.map(|segment| segment.packet).collect()
+    }
+
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.table.lock().unwrap().bytes
+    }
+}
+
+/// Reads a TCP segment: its flow, whether it is more than an acknowledgement, and the packet's length without padding.
+fn read(packet: &[u8]) -> Option<(Flow, bool, usize)> {
+    let inner = InnerPacket::parse(packet).ok()?;
+    if inner.protocol != TCP || inner.is_fragment || !inner.has_header {
+        return None;
+    }
+    let header = packet.get(inner.payload..inner.length)?.first_chunk::<20>()?;
+    let data = inner.payload + usize::from(header[12] >> 4) * 4;
+    let carries = header[13] & MEANINGFUL != 0 || data < inner.length;
+    let ports = [header[0], header[1], header[2], header[3]];
+    Some((Flow { source: inner.source, destination: inner.destination, ports }, carries, inner.length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inner::tests::packet;
+    use super::*;
+    use proptest::prelude::*;
+
+    const ACK: u8 = 0x10;
+    const SYN: u8 = 0x02;
+    const DB: NodeId = NodeId::from_bytes([7; 16]);
+
+    fn segment(port: u16, flags: u8, data: &[u8]) -> Vec<u8> {
+        let mut tcp = vec![0; 20];
+        tcp[..2].copy_from_slice(&port.to_be_bytes());
+        tcp[2..4].copy_from_slice(&3306u16.to_be_bytes());
+        (tcp[12], tcp[13]) = (5 << 4, flags);
+        tcp.extend(data);
+        packet("10.77.0.1", "10.77.0.2", TCP, &tcp)
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn of_each_flow_the_newest_segment_is_sent_once() {
+        let retained = Retained::default();
+        for (second, port, data) in [(1, 5_000, "old"), (2, 5_001, "other"), (3, 5_000, "new")] {
+            retained.keep(at(second), DB, &segment(port, ACK, data.as_bytes()));
+        }
+        assert_eq!(retained.take(at(4), DB), [segment(5_000, ACK, b"new"), segment(5_001, ACK, b"other")]);
+        assert!(retained.take(at(4), DB).is_empty());
+        assert_eq!(retained.bytes(), 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_takes_no_places_but_its_own() {
+        let retained = Retained::default();
+        let (data, syn, ack) = (segment(1, ACK, b"data"), segment(2, SYN, b""), segment(3, ACK, b""));
+        for packet in [&data, &syn, &ack] {
+            retained.keep(at(1), DB, packet);
+        }
+        for port in 1..=3 {
+            retained.keep(at(2), DB, &segment(port, ACK, b""));
+        }
+        assert_eq!(retained.take(at(3), DB), [data, syn, ack]);
+    }
+
+    #[test]
+    fn peers_are_told_apart_and_old_segments_stay_behind() {
+        let (retained, other) = (Retained::default(), NodeId::from_bytes([8; 16]));
+        retained.keep(at(0), DB, &segment(1, ACK, b"old"));
+        retained.keep(at(1), DB, &segment(2, ACK, b"in time"));
+        assert!(retained.take(at(2), other).is_empty());
+        assert_eq!(retained.take(at(120), DB), [segment(2, ACK, b"in time")]);
+    }
+
+    #[test]
+    fn only_whole_tcp_segments_are_kept_and_without_their_padding() {
+        let retained = Retained::default();
+        let mut fragment = segment(1, ACK, b"data");
+        fragment[6] = 0x20;
+        let cut = packet("10.77.0.1", "10.77.0.2", TCP, &[0; 19]);
+        let udp = packet("10.77.0.1", "10.77.0.2", 17, &[0; 30]);
+        for packet in [fragment, cut, udp, Vec::new()] {
+            retained.keep(at(1), DB, &packet);
+        }
+        assert!(retained.take(at(1), DB).is_empty());
+        let whole = segment(1, ACK, b"data");
+        retained.keep(at(1), DB, &[&whole[..], &[0; 12]].concat());
+        assert_eq!(retained.take(at(1), DB), [whole]);
+    }
+
+    #[test]
+    fn flows_and_bytes_are_bounded() {
+        let retained = Retained::default();
+        for port in 0..2 * MOST_FLOWS as u16 {
+            retained.keep(at(1), DB, &segment(port, ACK, b"data"));
+        }
+        assert_eq!(retained.take(at(1), DB).len(), MOST_FLOWS);
+        for peer in 0..=u8::MAX {
+            for port in 0..20 {
+                retained.keep(at(1), NodeId::from_bytes([peer; 16]), &segment(port, ACK, &[0; 1_380]));
+            }
+        }
+        assert!(retained.bytes() <= MOST_BYTES && retained.bytes() > MOST_BYTES - 1_500, "{}", retained.bytes());
+        // Longer than the one it replaces: no way round the bound.
+        retained.keep(at(1), NodeId::from_bytes([0; 16]), &segment(0, ACK, &[0; 60_000]));
+        assert!(retained.bytes() <= MOST_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_and_accounted_for(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20)) {
+            let retained = Retained::default();
+            for mut packet in packets {
+                // Many of them TCP over IPv4 or IPv6.
+                for (at, value) in [(0, 0x45), (9, TCP)] {
+                    if let Some(byte) = packet.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+                retained.keep(at(1), DB, &packet);
+            }
+            retained.take(at(1), DB);
+            prop_assert_eq!(retained.bytes(), 0);
+        }
+    }
+}
