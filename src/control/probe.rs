@@ -312,7 +312,9 @@ impl Prober {
             };
             self.announced = Some(Pace { class: request.class, interval, health: request.health });
             self.take_report(&request.report, now);
-            if self.state != LinkState::Up && request.report.decided != 0 {
+            if self.state != LinkState::Up && request.report.sequence != 0 {
+                // Probes of our own that went out into the silence say nothing of the link as it is now.
+                self.outstanding.iter_mut().for_each(|probe| probe.missed = true);
                 self.enter(LinkState::Up, now);
             }
         }
