@@ -313,9 +313,7 @@ impl Prober {
             self.announced = Some(Pace { class: request.class, interval, health: request.health });
             self.take_report(&request.report, now);
             if self.state != LinkState::Up && request.report.sequence != 0 {
-                // Probes of our own that went out into the silence say nothing of the link as it is now.
-                self.outstanding.iter_mut().for_each(|probe| probe.missed = true);
-                self.enter(LinkState::Up, now);
+                self.come_up(now);
             }
         }
     }
@@ -369,7 +367,7 @@ impl Prober {
         if self.state != LinkState::Up {
             // At once: the next request tells the reflector that the link answers.
             self.next_probe = now;
-            self.enter(LinkState::Up, now);
+            self.come_up(now);
         }
         true
     }
@@ -382,6 +380,12 @@ impl Prober {
             self.missed_in_row = 0;
             self.first_missed = None;
         }
+    }
+
+    /// The link answers. What went out into the silence before, and is still under way, says nothing of it as it is now.
+    fn come_up(&mut self, now: Instant) {
+        self.outstanding.iter_mut().for_each(|probe| probe.missed = true);
+        self.enter(LinkState::Up, now);
     }
 
     fn judge(&mut self, now: Instant) {
