@@ -22,7 +22,8 @@
 //!                config  identity  wire  time           values and bytes
 //! ```
 //!
-//! `identity`, `wire`, `config`, `control` and `telemetry` are pure: time and randomness are arguments, nothing is touched. A
+//! `identity`, `wire`, `config`, `control` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
+//! `telemetry` uses `config` for the rules of alerts. A
 //! packet's way, a control message's way, a probe's way and a change of membership are each told from top to bottom in
 //! `docs/architecture.md`.
 //!

@@ -120,6 +120,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn alerts(&self) -> Answer<AlertList> {
+        refuse()
+    }
+
+    async fn test_alert(&self, _: AlertTestRequest) -> Answer<AlertTested> {
+        refuse()
+    }
+
     async fn metrics(&self, _: Option<String>) -> Answer<(&'static str, String)> {
         refuse()
     }

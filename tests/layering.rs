@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["identity", "time"]),
     ("control", &["config", "identity", "time", "wire"]),
     ("tunnel", &["identity", "time", "wire"]),
-    ("telemetry", &["control", "identity", "time", "wire"]),
+    // `config` for the rules of alerts: they are values that the configuration has checked.
+    ("telemetry", &["config", "control", "identity", "time", "wire"]),
     ("platform", &["time"]),
     ("dataplane", &["identity", "platform", "time", "tunnel", "wire"]),
     ("api", &["identity", "time", "wire"]),

@@ -5,8 +5,9 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest,
+    InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked,
+    SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -41,6 +42,10 @@ pub trait Backend: Send + Sync + 'static {
     fn revoke(&self, request: RevokeRequest) -> impl Future<Output = Answer<Revoked>> + Send;
     /// The metrics in the best format that an `Accept` header takes: media type and text.
     fn metrics(&self, accept: Option<String>) -> impl Future<Output = Answer<(&'static str, String)>> + Send;
+    /// The alerts, and how their receivers do.
+    fn alerts(&self) -> impl Future<Output = Answer<AlertList>> + Send;
+    /// Tells a receiver a test, and waits for the outcome.
+    fn test_alert(&self, request: AlertTestRequest) -> impl Future<Output = Answer<AlertTested>> + Send;
     /// Renews this node's certificate now.
     fn renew(&self) -> impl Future<Output = Answer<Renewed>> + Send;
 }

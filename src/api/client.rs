@@ -14,8 +14,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest,
+    InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA,
+    SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -129,6 +130,16 @@ impl Client {
     /// Revokes a node.
     pub async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked, ClientError> {
         self.post("/v1/revoke", request).await
+    }
+
+    /// The alerts, and how their receivers do.
+    pub async fn alerts(&self) -> Result<AlertList, ClientError> {
+        self.get("/v1/alerts").await
+    }
+
+    /// Tells a receiver a test.
+    pub async fn test_alert(&self, request: &AlertTestRequest) -> Result<AlertTested, ClientError> {
+        self.post("/v1/alerts/test", request).await
     }
 
     /// Renews the node's certificate.

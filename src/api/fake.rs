@@ -395,6 +395,67 @@ impl Backend for Fake {
         })
     }
 
+    async fn alerts(&self) -> Answer<AlertList> {
+        let alert = |rule: &str, what: &str, phase, severity, peer: &str, secs| AlertStatus {
+            rule: rule.into(),
+            what: what.into(),
+            phase,
+            severity,
+            peer: Some(peer.into()),
+            since: time(NOW - secs),
+            value: None,
+            threshold: None,
+            baseline_seconds: None,
+            summary: format!("{peer}: {what}"),
+            command: format!("meshctl status {peer}"),
+            untold: None,
+        };
+        let mut step =
+            alert("latency-step", "latency_step", AlertPhase::Firing, AlertSeverity::Ticket, "db-par-17", 7_260);
+        (step.value, step.threshold) = (Some("2.31 ms".into()), Some("1.00 ms".into()));
+        step.baseline_seconds = Some(0.010_3);
+        let mut down = alert("link-down", "link_down", AlertPhase::Pending, AlertSeverity::Page, "db-par-23", 12);
+        down.untold = Some("node-down says it".into());
+        let rule = |name: &str, what: &str, threshold: Option<&str>| AlertRule {
+            name: name.into(),
+            what: what.into(),
+            threshold: threshold.map(str::to_owned),
+            for_seconds: 30,
+        };
+        let receiver = |name: &str, kind: &str, place: &str, failure: Option<&str>| ReceiverStatus {
+            name: name.into(),
+            kind: kind.into(),
+            place: place.into(),
+            delivered: 12,
+            failed: if failure.is_some() { 7 } else { 0 },
+            dropped: 0,
+            queued: u64::from(failure.is_some()),
+            last_success: Some(time(NOW - 240)),
+            failure: failure.map(str::to_owned),
+        };
+        Ok(AlertList {
+            schema: SCHEMA,
+            now: time(NOW),
+            alerts: vec![
+                alert("node-down", "node_down", AlertPhase::Firing, AlertSeverity::Page, "db-par-22", 240),
+                step,
+                down,
+            ],
+            rules: vec![rule("node-down", "node_down", None), rule("latency-step", "latency_step", Some("1ms"))],
+            receivers: vec![
+                receiver("ops", "webhook", "https://alerts.example.com", None),
+                receiver("pager", "command", "/usr/local/bin/page", Some("it ended with exit status: 3")),
+            ],
+        })
+    }
+
+    async fn test_alert(&self, request: AlertTestRequest) -> Answer<AlertTested> {
+        let known = self.alerts().await?.receivers.into_iter().find(|receiver| receiver.name == request.receiver);
+        let missing = || ApiError::new(ErrorKind::NotFound, format!("there is no receiver `{}`", request.receiver));
+        let place = known.ok_or_else(missing)?.place;
+        Ok(AlertTested { schema: SCHEMA, receiver: request.receiver, place, seconds: 0.012 })
+    }
+
     async fn metrics(&self, accept: Option<String>) -> Answer<(&'static str, String)> {
         Ok(("text/plain", format!("accepts {}\n", accept.unwrap_or_default())))
     }

@@ -15,6 +15,8 @@
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `POST /v1/ping` | [`PingRequest`] → lines of [`PingLine`] | readers |
 //! | `GET /v1/invites` | [`InviteList`] | readers |
+//! | `GET /v1/alerts` | [`AlertList`] | readers |
+//! | `POST /v1/alerts/test` | [`AlertTestRequest`] → [`AlertTested`] | writers |
 //! | `POST /v1/invites` | [`InviteRequest`] → [`Invited`] | writers |
 //! | `POST /v1/invites/revoke` | [`InviteRevokeRequest`] → [`InviteRevoked`] | writers |
 //! | `POST /v1/revoke` | [`RevokeRequest`] → [`Revoked`] | writers |
@@ -27,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod alerts;
 pub mod backend;
 pub mod client;
 pub mod error;
@@ -42,6 +45,9 @@ pub mod server;
 pub mod status;
 pub mod timestamp;
 
+pub use alerts::{
+    AlertList, AlertPhase, AlertRule, AlertSeverity, AlertStatus, AlertTestRequest, AlertTested, ReceiverStatus,
+};
 pub use backend::{Answer, Backend};
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorKind};

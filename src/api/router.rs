@@ -50,6 +50,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))
+        .route("/v1/alerts", get(async |State(b): State<Arc<B>>| json(b.alerts().await)))
         .route("/v1/ping", post(ping::<B>))
         .route_layer(from_fn(move |request, next| admit(policy, Right::Read, request, next)));
     let writers = Router::new()
@@ -71,6 +72,13 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             "/v1/revoke",
             post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
                 Ok(request) => json(b.revoke(request).await),
+                Err(error) => error.into_response(),
+            }),
+        )
+        .route(
+            "/v1/alerts/test",
+            post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
+                Ok(request) => json(b.test_alert(request).await),
                 Err(error) => error.into_response(),
             }),
         )

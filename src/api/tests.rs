@@ -80,6 +80,8 @@ async fn every_call_reaches_its_method() {
     assert_eq!(client.revoke(&RevokeRequest { node: "x".into(), revocation: None }).await.unwrap().sent_to, 3);
     let refused = client.renew().await.unwrap_err();
     assert!(matches!(refused, ClientError::Refused(ApiError { kind: ErrorKind::Conflict, .. })), "{refused}");
+    assert_eq!(client.alerts().await.unwrap().receivers.len(), 2);
+    assert_eq!(client.test_alert(&AlertTestRequest { receiver: "ops".into() }).await.unwrap().receiver, "ops");
     let mut lines = Vec::new();
     client.ping(&ping("db-par-17"), |line| lines.push(line)).await.unwrap();
     assert_eq!(lines, ping_lines());
@@ -201,7 +203,7 @@ async fn rights_decide_over_every_call() {
     let owner = Caller { uid: 4_000_001, gid: 4_000_001 };
     let reads = ["status", "node", "members", "matrix", "matrix/sites", "health", "version", "invites"]
         .map(|call| ("GET", call));
-    let writes = ["invites", "invites/revoke", "revoke", "renew"].map(|call| ("POST", call));
+    let writes = ["invites", "invites/revoke", "revoke", "renew", "alerts/test"].map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {
         let path = format!("/v1/{call}");
         assert_eq!(call_as(stranger, policy, method, &path).await, 403, "{method} {path}");

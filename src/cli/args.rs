@@ -111,6 +111,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Measures the link to a node through its tunnel.
     Ping(PingArgs),
+    /// Shows the alerts that fire or are about to, and how their receivers do; tries a receiver.
+    Alerts(AlertsArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,
@@ -135,6 +137,30 @@ pub enum Command {
     Gen {
         /// The directory they go to.
         directory: PathBuf,
+    },
+}
+
+/// `meshctl alerts`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshctl alerts\n  meshctl alerts test ops            sends a test, and says whether it arrived\n  \
+                        meshctl --json alerts | jq '.alerts[] | select(.phase == \"firing\")'"
+)]
+pub struct AlertsArgs {
+    /// What to do; nothing lists the alerts.
+    #[command(subcommand)]
+    pub command: Option<AlertsCommand>,
+}
+
+/// What `meshctl alerts` can do.
+#[derive(Debug, Subcommand)]
+pub enum AlertsCommand {
+    /// Sends a test to a receiver, the way alerts go, and waits for the outcome.
+    #[command(after_help = "Example:\n  meshctl alerts test ops")]
+    Test {
+        /// The receiver's name in the configuration.
+        #[arg(value_name = "RECEIVER")]
+        receiver: String,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The arguments of both binaries, and everything `meshctl` does: one file per command.
 #![forbid(unsafe_code)]
 
+mod alerts;
 pub mod args;
 mod authority;
 mod check;
@@ -65,6 +66,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Renew => members::renew(context).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Ping(args) => ping::run(context, args).await,
+        Command::Alerts(args) => alerts::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -113,6 +115,9 @@ mod tests {
             ("status db-par-99x", Exit::NotFound),
             ("ping db-par-17 --interval 10ms", Exit::Good),
             ("ping nobody", Exit::NotFound),
+            ("alerts", Exit::Good),
+            ("alerts test ops", Exit::Good),
+            ("alerts test nobody", Exit::NotFound),
             ("members", Exit::Good),
             ("version", Exit::Good),
             ("wireguard phone", Exit::Good),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Bootstrap, Config, Latency, Level, PerLink, Wireguard};
+use super::{Alert, Bootstrap, Config, Latency, Level, PerLink, Receiver, Wireguard};
 use crate::identity::{MeshId, NodeName, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -124,6 +124,10 @@ settings! {
     MetricsListen(Option<SocketAddr>) "metrics.listen" Live metrics.listen;
     /// Which links have series of their own.
     MetricsPerLink(PerLink) "metrics.per_link" Live metrics.per_link;
+    /// The rules of alerts; those that stay as they are go on firing.
+    Alerts(Vec<Alert>) "alert" Live alerts;
+    /// Who is told of alerts; those that stay as they are keep what they still have to be told.
+    Receivers(Vec<Receiver>) "receiver" Live receivers;
     /// The log level.
     LogLevel(Level) "log.level" Live log.level;
 }

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 11] = [
+pub const SECTIONS: [(&str, &str); 13] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -44,11 +44,16 @@ pub const SECTIONS: [(&str, &str); 11] = [
         "metrics",
         "What monitors such as Prometheus read: GET /metrics, without a password, on this host or in the mesh alone.",
     ),
+    (
+        "alert",
+        "When somebody is told. Without an entry, sane rules hold as soon as there is a [[receiver]]; `meshctl alerts` shows them.",
+    ),
+    ("receiver", "Who is told of alerts: a webhook, Alertmanager, or a program. `meshctl alerts test NAME` tries one."),
     ("log", "What is written to the log (standard error)."),
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 45] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -132,6 +137,57 @@ pub const KEYS: [Key; 30] = [
         "\"auto\"",
         "Which links have series of their own. With auto: all of up to 200, else the 50 worst and the critical, and sums by site.",
     ),
+    key("alert", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The rule's name, as alerts carry it."),
+    key(
+        "alert",
+        "what",
+        "link_down, latency_above, loss_above, data_loss, latency_step, host_delay, certificate, node_down or burn_rate",
+        "",
+        "What must be the case.",
+    ),
+    key(
+        "alert",
+        "threshold",
+        "a delay or \"baseline + 5ms\" (latency_above, burn_rate), a percentage (loss_above, data_loss), a duration (the others)",
+        "by what",
+        "Above which value; the baseline is the link's own median of seven days.",
+    ),
+    key(
+        "alert",
+        "objective",
+        "a percentage",
+        "\"99.9%\"",
+        "Of burn_rate: how many probes must be good in the long run.",
+    ),
+    key("alert", "peers", "a list of up to 64 names or tag:TAG", "[], all", "Which peers it is about."),
+    key("alert", "for", "a duration up to 1d", "by what", "How long it must be the case before anybody is told."),
+    key("alert", "severity", "page or ticket", "by what", "Whether somebody should be woken."),
+    key("alert", "receivers", "a list of up to 8 receivers' names", "[], all", "Who is told."),
+    key("receiver", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The receiver's name, on this node only."),
+    key("receiver", "type", "webhook, alertmanager or command", "", "How it is told."),
+    key(
+        "receiver",
+        "url",
+        "an address that begins with http:// or https://",
+        "",
+        "Where to POST: the webhook's address, or Alertmanager's without a path.",
+    ),
+    key(
+        "receiver",
+        "header_file",
+        "a path",
+        "none",
+        "A file with one header line, such as `Authorization: Bearer …`, mode 0600.",
+    ),
+    key(
+        "receiver",
+        "command",
+        "a list of a program's whole path and up to 31 arguments",
+        "",
+        "What to run, with the alert as JSON on its standard input and no environment; never a shell.",
+    ),
+    key("receiver", "timeout", "a duration, 1s to 60s", "\"10s\"", "How long one delivery may take."),
+    key("receiver", "repeat", "a duration, 1m to 7d", "\"4h\"", "How often it is told again while an alert fires."),
     key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
 ];
 

@@ -6,12 +6,14 @@
 //! parser, the file and the manual share.
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod change;
 pub mod duration;
 pub mod keys;
 pub mod metrics;
 mod parse;
 pub mod problem;
+pub mod receiver;
 mod suggest;
 mod template;
 mod wireguard;
@@ -24,9 +26,11 @@ use ipnet::Ipv4Net;
 
 use crate::identity::{AnchorError, MeshId, NodeName, TrustAnchor, VerifyingKey, WireguardKey};
 
+pub use alert::Alert;
 pub use change::{Change, Effect, Setting, diff};
 pub use metrics::{Metrics, PerLink};
 pub use problem::{Problem, Problems};
+pub use receiver::Receiver;
 pub use suggest::nearest;
 pub use wireguard::Wireguard;
 
@@ -66,6 +70,11 @@ pub struct Config {
     pub probe: Probe,
     /// What monitors read.
     pub metrics: Metrics,
+    /// When somebody is told, in the order of the file; at most [`Alert::LIMIT`]. Where this is empty and somebody is to be
+    /// told, [`Alert::defaults`] hold.
+    pub alerts: Vec<Alert>,
+    /// Who is told, in the order of the file; at most [`Receiver::LIMIT`].
+    pub receivers: Vec<Receiver>,
     /// What is logged.
     pub log: Log,
 }
@@ -304,6 +313,8 @@ impl Config {
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1) },
             metrics: Metrics::default(),
+            alerts: Vec::new(),
+            receivers: Vec::new(),
             log: Log { level: Level::Info },
         }
     }

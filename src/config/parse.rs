@@ -1,5 +1,7 @@
 //! The text of `meshd.toml` read key by key, so that one run finds every error.
 
+mod alerts;
+
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,8 @@ impl Reader {
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
         let metrics = self.metrics(document, mesh.as_ref());
+        let receivers = self.receivers(document);
+        let alerts = self.alerts(document, &receivers);
         let log = self.section(document, "log");
         let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
         Some(Config {
@@ -105,6 +109,8 @@ impl Reader {
             files,
             probe: Probe { interval },
             metrics,
+            alerts,
+            receivers,
             log: Log { level },
         })
     }
@@ -321,7 +327,26 @@ impl Reader {
         self.optional(section, name, read)
     }
 
+    /// A list without twins.
     fn list<T: PartialEq>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        limit: usize,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let list = self.list_of(section, name, limit, read)?;
+        let twin = list.iter().enumerate().find(|(i, item)| list[..*i].contains(item));
+        if let Some((at, _)) = twin {
+            let span = section.get(name)?.get_ref().as_array()?.get(at)?.span();
+            self.problems.add(span, &section.key(name), "it stands in the list twice", expected(section, name));
+            return None;
+        }
+        Some(list)
+    }
+
+    /// A list in which an item may stand several times.
+    fn list_of<T>(
         &mut self,
         section: &Section<'_, '_>,
         name: &str,
@@ -340,16 +365,13 @@ impl Reader {
         let mut list = Vec::new();
         let mut whole = true;
         for item in items {
-            let problem = match read(item) {
-                Ok(item) if list.contains(&item) => "it stands in the list twice".to_owned(),
-                Ok(item) => {
-                    list.push(item);
-                    continue;
+            match read(item) {
+                Ok(item) => list.push(item),
+                Err(message) => {
+                    whole = false;
+                    self.problems.add(item.span(), &section.key(name), message, expected(section, name));
                 }
-                Err(message) => message,
-            };
-            whole = false;
-            self.problems.add(item.span(), &section.key(name), problem, expected(section, name));
+            }
         }
         whole.then_some(list)
     }

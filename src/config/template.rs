@@ -62,6 +62,9 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     let per_link = quoted(config.metrics.per_link.name());
     writer.key("metrics", "per_link", &per_link, config.metrics.per_link == plain.metrics.per_link);
 
+    writer.alerts(config);
+    writer.receivers(config, path);
+
     writer.section("log");
     writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
     writer.out
@@ -114,15 +117,41 @@ impl Writer {
     }
 
     fn wireguard(&mut self, config: &Config, path: &Path) {
-        self.comment_of_section("wireguard");
-        for name in keys::names("wireguard") {
-            self.comment_of_key("wireguard", name);
-        }
+        self.comment_of_entries("wireguard");
         if config.wireguard.is_empty() {
             self.line("# [[wireguard]]\n# name = \"phone\"\n# public_key = \"…\"\n# addresses = [\"10.78.0.2\"]");
         }
         for peer in &config.wireguard {
             self.out.push_str(&peer.to_toml(&directory_of(path)));
+        }
+    }
+
+    fn alerts(&mut self, config: &Config) {
+        self.comment_of_entries("alert");
+        if config.alerts.is_empty() {
+            self.line("# [[alert]]\n# name = \"slow-database\"\n# what = \"latency_above\"\n# threshold = \"15ms\"\n# peers = [\"tag:db\"]");
+        }
+        for alert in &config.alerts {
+            self.out.push_str(&alert.to_toml());
+        }
+    }
+
+    fn receivers(&mut self, config: &Config, path: &Path) {
+        self.comment_of_entries("receiver");
+        if config.receivers.is_empty() {
+            self.line(
+                "# [[receiver]]\n# name = \"ops\"\n# type = \"webhook\"\n# url = \"https://alerts.example.com/meshd\"",
+            );
+        }
+        for receiver in &config.receivers {
+            self.out.push_str(&receiver.to_toml(&directory_of(path)));
+        }
+    }
+
+    fn comment_of_entries(&mut self, section: &str) {
+        self.comment_of_section(section);
+        for name in keys::names(section) {
+            self.comment_of_key(section, name);
         }
     }
 
@@ -186,7 +215,7 @@ pub(super) fn quoted(text: impl AsRef<str>) -> String {
     out
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+pub(super) fn list<T: ToString>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(|item| quoted(item.to_string())).collect();
     format!("[{}]", items.join(", "))
 }

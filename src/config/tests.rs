@@ -4,6 +4,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::alert::{Condition, Limit, Severity};
+use super::receiver::{HttpReceiver, ReceiverKind};
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -86,7 +88,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, metrics, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, metrics, alert, receiver, log)
     "#);
 }
 
@@ -161,6 +163,91 @@ fn pages_are_for_this_host_and_the_mesh_alone() {
     }
     let wrong = format!("{MINIMAL}[metrics]\nper_link = \"wosrt\"\n");
     assert!(errors(&wrong).contains("found \"wosrt\"; did you mean \"worst\"? (expected auto, all or worst)"));
+}
+
+const RECEIVER: &str = r#"
+[[receiver]]
+name = "ops"
+type = "webhook"
+url = "https://alerts.example.com/meshd"
+"#;
+
+#[test]
+fn alerts_have_their_usual_values() {
+    let plain = parse(MINIMAL).unwrap();
+    let text = format!(
+        "{MINIMAL}{RECEIVER}[[alert]]\nname = \"dbs\"\nwhat = \"latency_above\"\npeers = [\"tag:db\", \"web9\"]\n"
+    );
+    let config = parse(&text).unwrap();
+    let [alert] = &config.alerts[..] else { panic!("one alert") };
+    assert_eq!(alert.condition, Condition::LatencyAbove(Limit::OverBaseline(Duration::from_millis(5))));
+    assert_eq!((alert.lasting, alert.severity), (Duration::from_secs(300), None));
+    let db: Vec<crate::identity::Tag> = vec!["db".parse().unwrap()];
+    assert!(alert.is_about("web9", &[]) && alert.is_about("db1", &db) && !alert.is_about("web8", &[]));
+    let [receiver] = &config.receivers[..] else { panic!("one receiver") };
+    assert_eq!((receiver.timeout, receiver.repeat), (Receiver::TIMEOUT, Receiver::REPEAT));
+    let changes = diff(&plain, &config);
+    let keys: Vec<_> = changes.iter().map(|change| (change.key(), change.effect())).collect();
+    assert_eq!(keys, [("alert", Effect::Live), ("receiver", Effect::Live)]);
+}
+
+#[test]
+fn every_error_of_alerts_and_receivers_is_told() {
+    let text = format!(
+        r#"{MINIMAL}
+[[alert]]
+name = "a"
+what = "latency_abvoe"
+[[alert]]
+name = "a"
+what = "link_down"
+threshold = "5ms"
+objective = "99%"
+for = "2d"
+[[alert]]
+name = "b"
+what = "loss_above"
+threshold = "0.5"
+peers = ["tag:DB"]
+severity = "pager"
+receivers = ["opps"]
+[[alert]]
+name = "c"
+what = "certificate"
+peers = ["web9"]
+{RECEIVER}
+[[receiver]]
+name = "ops"
+type = "command"
+url = "https://x"
+command = ["page.sh"]
+[[receiver]]
+name = "am"
+type = "alertmanager"
+url = "alerts.example.com"
+timeout = "2m"
+[[receiver]]
+name = "none"
+type = "webhook"
+"#
+    );
+    insta::assert_snapshot!(errors(&text), @r#"
+        /srv/mesh/meshd.toml:12:8: alert[1].what: found "latency_abvoe"; did you mean "latency_above"? (expected link_down, latency_above, loss_above, data_loss, latency_step, host_delay, certificate, node_down or burn_rate)
+        /srv/mesh/meshd.toml:16:13: alert[2].threshold: link_down has no threshold (expected a delay or "baseline + 5ms" (latency_above, burn_rate), a percentage (loss_above, data_loss), a duration (the others))
+        /srv/mesh/meshd.toml:17:13: alert[2].objective: only burn_rate has one (expected a percentage)
+        /srv/mesh/meshd.toml:18:7: alert[2].for: found "2d" (expected a duration up to 1d)
+        /srv/mesh/meshd.toml:22:13: alert[3].threshold: `0.5` has no unit; did you mean `0.5%`? (expected a delay or "baseline + 5ms" (latency_above, burn_rate), a percentage (loss_above, data_loss), a duration (the others))
+        /srv/mesh/meshd.toml:23:10: alert[3].peers: `DB` is no tag (expected a list of up to 64 names or tag:TAG)
+        /srv/mesh/meshd.toml:24:12: alert[3].severity: found "pager"; did you mean "page"? (expected page or ticket)
+        /srv/mesh/meshd.toml:25:14: alert[3].receivers: there is no receiver "opps"; did you mean "ops"? (expected a list of up to 8 receivers' names)
+        /srv/mesh/meshd.toml:29:9: alert[4].peers: it is about this node's own certificate (expected a list of up to 64 names or tag:TAG)
+        /srv/mesh/meshd.toml:37:8: receiver[2].name: a receiver above has the same name (expected a name: 1 to 63 of [a-z0-9-])
+        /srv/mesh/meshd.toml:39:7: receiver[2].url: a receiver of type command has no url (expected an address that begins with http:// or https://)
+        /srv/mesh/meshd.toml:40:11: receiver[2].command: the program is not named by its whole path (expected a list of a program's whole path and up to 31 arguments)
+        /srv/mesh/meshd.toml:44:7: receiver[3].url: it begins with neither http:// nor https:// (expected an address that begins with http:// or https://)
+        /srv/mesh/meshd.toml:45:11: receiver[3].timeout: found "2m" (expected a duration, 1s to 60s)
+        /srv/mesh/meshd.toml:46:1: receiver[4].url: it is missing (expected an address that begins with http:// or https://)
+    "#);
 }
 
 #[test]
@@ -289,6 +376,73 @@ fn stock_peer(number: u8, (file, seconds, fixed): (Option<PathBuf>, Option<u64>,
     }
 }
 
+fn alert() -> impl Strategy<Value = Alert> {
+    let ms = Duration::from_millis;
+    let limit = prop_oneof![
+        (1u64..60_000).prop_map(move |millis| Limit::Fixed(ms(millis))),
+        (1u64..60_000).prop_map(move |millis| Limit::OverBaseline(ms(millis))),
+    ];
+    let share = (1u32..1_000_000).prop_map(|m| format!("{}.{:04}%", m / 10_000, m % 10_000).parse().expect("a share"));
+    let condition =
+        (0..Condition::KINDS.len(), limit, share, 1u64..60_000).prop_map(move |(kind, limit, share, millis)| {
+            match Condition::usual(Condition::KINDS[kind]).expect("a kind") {
+                Condition::LatencyAbove(_) => Condition::LatencyAbove(limit),
+                Condition::LossAbove(_) => Condition::LossAbove(share),
+                Condition::DataLoss(_) => Condition::DataLoss(share),
+                Condition::LatencyStep(_) => Condition::LatencyStep(ms(millis)),
+                Condition::HostDelay(_) => Condition::HostDelay(ms(millis)),
+                Condition::Certificate(_) => Condition::Certificate(ms(millis)),
+                Condition::BurnRate { .. } => Condition::BurnRate { allowed: share, limit },
+                plain => plain,
+            }
+        });
+    let target = prop::sample::select(vec!["web9", "tag:db", "tag:site-paris"]);
+    let peers = prop::collection::btree_set(target, 0..3);
+    let severity = prop::option::of(prop::sample::select(&Severity::ALL[..]));
+    let told = prop::collection::btree_set(prop::sample::select(vec!["name0", "name1"]), 0..3);
+    (condition, peers, 0u64..86_400, severity, told).prop_map(|(condition, peers, secs, severity, told)| Alert {
+        name: "alert".parse().expect("a name"),
+        peers: match condition {
+            Condition::Certificate(_) => Vec::new(),
+            _ => peers.into_iter().map(|peer| peer.parse().expect("a target")).collect(),
+        },
+        condition,
+        lasting: Duration::from_secs(secs),
+        severity,
+        receivers: told.into_iter().map(|name| name.parse().expect("a name")).collect(),
+    })
+}
+
+fn receiver() -> impl Strategy<Value = Receiver> {
+    let http = ("[a-z]{1,9}", prop::option::of(path())).prop_map(|(word, header_file)| HttpReceiver {
+        url: format!("https://{word}.example/{word}?token={word}"),
+        header_file,
+    });
+    let words = prop::collection::vec("[^\\x00]{0,9}", 0..4)
+        .prop_map(|words| ["/bin/tell".to_owned()].into_iter().chain(words).collect::<Vec<String>>());
+    let kind = prop_oneof![
+        (http, any::<bool>()).prop_map(|(http, itself)| match itself {
+            true => ReceiverKind::Alertmanager(http),
+            false => ReceiverKind::Webhook(http),
+        }),
+        words.prop_map(ReceiverKind::Command),
+    ];
+    (kind, 1u64..=60, 60u64..=86_400).prop_map(|(kind, timeout, repeat)| Receiver {
+        name: "receiver".parse().expect("a name"),
+        kind,
+        timeout: Duration::from_secs(timeout),
+        repeat: Duration::from_secs(repeat),
+    })
+}
+
+/// Gives each a name of its own.
+fn numbered<T>(mut list: Vec<T>, give: impl Fn(&mut T, NodeName)) -> Vec<T> {
+    for (i, one) in list.iter_mut().enumerate() {
+        give(one, format!("name{i}").parse().expect("a name"));
+    }
+    list
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let files = (
         path(),
@@ -301,11 +455,18 @@ fn config() -> impl Strategy<Value = Config> {
     let rest =
         ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>(), any::<bool>());
     let metrics = (prop::option::of(1u16..), prop::sample::select(&PerLink::ALL[..]));
-    let rest = (rest, metrics);
+    let alerting = (prop::collection::vec(alert(), 0..4), prop::collection::vec(receiver(), 0..3));
+    let rest = (rest, metrics, alerting);
     (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
         |(listen, endpoints, members, files, peers, rest)| {
             let minimal = parse(MINIMAL).expect("the minimal file is valid");
-            let ((name, mtu, millis, level, length, id, low), (port, per_link)) = rest;
+            let ((name, mtu, millis, level, length, id, low), (port, per_link), (alerts, receivers)) = rest;
+            let receivers = numbered(receivers, |receiver: &mut Receiver, name| receiver.name = name);
+            let mut alerts = numbered(alerts, |alert: &mut Alert, name| alert.name = name);
+            // Rules tell only receivers that there are.
+            for alert in &mut alerts {
+                alert.receivers.retain(|name| receivers.iter().any(|receiver| receiver.name == *name));
+            }
             let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".parse().expect("a valid key");
             let authority: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) = match files.4 {
                 Some((authority, passphrase, ledger)) => (Some(authority), passphrase, ledger),
@@ -340,6 +501,8 @@ fn config() -> impl Strategy<Value = Config> {
                 },
                 probe: Probe { interval: Duration::from_millis(millis) },
                 metrics: Metrics { listen: port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))), per_link },
+                alerts,
+                receivers,
                 log: Log { level: Level::ALL[level] },
             }
         },

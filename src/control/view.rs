@@ -89,7 +89,8 @@ impl Engine {
         }
     }
 
-    fn peer_view(&self, node: NodeId, now: Instant) -> Option<PeerView> {
+    /// Returns the present picture of one peer.
+    pub fn peer_view(&self, node: NodeId, now: Instant) -> Option<PeerView> {
         let peer = self.peers.get(&node)?;
         let member = self.membership.get(node)?;
         let certificate = member.certificate();

@@ -3,11 +3,11 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{commands, matrix, status};
+use super::{alerts, commands, matrix, status};
 use crate::api::{
-    Answer, ApiError, Backend, ErrorKind, Health, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
-    Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status,
-    Version,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Health, InviteList, InviteRequest,
+    InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed,
+    RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -100,6 +100,15 @@ impl Backend for LocalBackend {
 
     async fn revoke(&self, request: RevokeRequest) -> Answer<Revoked> {
         self.call(move |driver| commands::revoke(driver, &request)).await?
+    }
+
+    async fn alerts(&self) -> Answer<AlertList> {
+        self.call(|driver| driver.alert_list()).await
+    }
+
+    async fn test_alert(&self, request: AlertTestRequest) -> Answer<AlertTested> {
+        let (receiver, notice) = self.call(move |driver| driver.alert_test(&request)).await??;
+        alerts::test(receiver, notice).await
     }
 
     async fn metrics(&self, accept: Option<String>) -> Answer<(&'static str, String)> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::alerts::Alerts;
 use super::links::Links;
 use super::matrix::Rows;
 use super::monitor::Monitor;
@@ -62,6 +63,7 @@ pub(super) struct Driver {
     pub(super) monitor: Monitor,
     /// What is served over TCP; nothing before the start is complete.
     pub(super) pages: Option<Pages>,
+    pub(super) alerts: Alerts,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -101,6 +103,7 @@ pub(super) struct Parts {
 impl Driver {
     pub(super) fn new(parts: Parts, now: Instant, wall: UnixTime) -> Self {
         Driver {
+            alerts: Alerts::new(&parts.config),
             config: parts.config,
             engine: parts.engine,
             links: parts.links,
@@ -194,6 +197,7 @@ impl Driver {
         if let Some(pages) = &mut self.pages {
             pages.serve(&new);
         }
+        self.configure_alerts(&new, now, wall);
         self.config = new;
         tracing::info!("reloaded: {} settings changed", changes.len());
         self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));
@@ -215,7 +219,7 @@ impl Driver {
 
     fn next_deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
-        [engine, self.links.next_tick(), self.membership_due, self.host_due]
+        [engine, self.alerts.next_deadline(), self.links.next_tick(), self.membership_due, self.host_due]
             .into_iter()
             .flatten()
             .fold(self.marks_due, Instant::min)
@@ -234,6 +238,7 @@ impl Driver {
                 self.drain();
             }
         }
+        self.look_at_alerts(now, wall);
         if self.membership_due.is_some_and(|due| due <= now) {
             self.membership_due = None;
             self.files.write_snapshot(&self.engine.snapshot());
@@ -336,7 +341,7 @@ impl Driver {
             // The event that says so is in another queue and may come after.
             self.establish(packet.node, packet.source, packet.local, now);
         }
-        let arrival = self.arrival(&packet);
+        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
         if let Err(reason) = self.engine.handle_message(arrival, &packet.bytes, now, wall) {
             self.drops[reason as usize] += 1;
             tracing::debug!(peer = %packet.node, reason = reason.name(), "control message dropped");
@@ -345,15 +350,10 @@ impl Driver {
 
     /// A probe that woke nobody when it came.
     fn take_late_probe(&mut self, packet: &ControlPacket) {
-        let arrival = self.arrival(packet);
+        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
         if let Err(reason) = self.engine.handle_late_probe(arrival, &packet.bytes, clock::now()) {
             self.drops[reason as usize] += 1;
         }
-    }
-
-    fn arrival(&self, packet: &ControlPacket) -> Arrival {
-        let arrived = self.links.get(packet.node).map(|link| link.peer.tunnel().arrived()).unwrap_or_default();
-        Arrival { peer: packet.node, stamped: packet.at, read: packet.read, steady: packet.steady, arrived }
     }
 
     fn take_event(&mut self, event: dataplane::Event) {
@@ -481,6 +481,7 @@ impl Driver {
         match event {
             Event::Measured { node, measurement } => {
                 self.monitor.measured(&mut self.links, node, &measurement, clock::now());
+                self.count_probe(node, &measurement, clock::now());
             }
             Event::Pong { number, path_rtt, tunnel_rtt } => {
                 if let Some(waiting) = self.pongs.remove(&number) {

@@ -5,7 +5,7 @@ use super::status;
 use crate::control::PeerView;
 use crate::dataplane::CountersReading;
 use crate::platform::clock;
-use crate::telemetry::metrics::{LinkSnapshot, Snapshot, Traffic};
+use crate::telemetry::metrics::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 use crate::time::{Instant, UnixTime};
 use crate::tunnel;
 
@@ -28,6 +28,12 @@ impl Driver {
             received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
             sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
             drops: self.ownerless_drops(),
+            firing: self.alerts.firing(),
+            receivers: self
+                .alerts
+                .receivers()
+                .map(|(receiver, health)| ReceiverSnapshot { name: receiver.name.to_string(), health })
+                .collect(),
             links: view.peers.iter().map(|peer| self.link_snapshot(peer, now, wall)).collect(),
         }
     }

@@ -5,8 +5,10 @@
 //! engine, and does what the engine asks for. The data threads never wait for it.
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod backend;
 mod commands;
+mod courier;
 mod driver;
 mod host;
 mod links;

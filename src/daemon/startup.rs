@@ -232,6 +232,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let backend = Arc::new(LocalBackend::new(commands));
     let mut pages = Pages::new(Arc::clone(&backend), driver.engine.certificate().certificate());
     pages.serve(&driver.config);
+    driver.start_alerts();
     driver.pages = Some(pages);
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(backend, async {

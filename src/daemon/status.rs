@@ -72,7 +72,6 @@ impl Driver {
             LinkState::Up if !expired => PeerState::Up,
             LinkState::Suspect if !expired => PeerState::Suspect,
             LinkState::Down if !expired => PeerState::Down,
-            LinkState::Unknown if !expired => PeerState::Unknown,
             LinkState::New if !expired => PeerState::New,
             _ => PeerState::Expired,
         };
@@ -154,15 +153,7 @@ impl Driver {
                     advice: "sign a new one: meshctl request there, meshctl sign at the authority".into(),
                     since: Some(peer.certificate_expires),
                 }),
-                PeerState::Unknown => problems.push(Problem {
-                    gravity: Gravity::Warning,
-                    kind: "peer_unknown".into(),
-                    peer: Some(peer.name.clone()),
-                    message: format!("{} is not heard, and this node is unwell itself", peer.name),
-                    advice: "see what keeps this host busy, or whether its clock was set".into(),
-                    since,
-                }),
-                PeerState::Up | PeerState::Degraded | PeerState::New => {}
+                PeerState::Up | PeerState::New => {}
             }
         }
         for collision in &view.collisions {
@@ -231,6 +222,12 @@ impl Driver {
         for failure in self.pages.iter().flat_map(|pages| pages.failures()) {
             let advice = "stop what listens there, or choose another address and reload";
             add(Gravity::Warning, "page", failure, advice);
+        }
+        for (receiver, health) in self.alerts.receivers() {
+            if let Some(why) = health.failure {
+                let message = format!("alerts do not reach {} ({}): {why}", receiver.name, receiver.kind.place());
+                add(Gravity::Warning, "receiver", message, "mend it, then: meshctl alerts test NAME");
+            }
         }
         for complaint in self.files.complaints() {
             add(Gravity::Warning, "state_files", complaint.clone(), "");

@@ -2,6 +2,7 @@
 //! written back to what it observes.
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod bucket;
 pub mod distribution;
 pub mod event;

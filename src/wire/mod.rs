@@ -7,7 +7,6 @@ pub mod introduction;
 pub mod join;
 pub mod overlay;
 pub mod probe;
-pub mod receipts;
 pub mod row;
 mod sealed;
 

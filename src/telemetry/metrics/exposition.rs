@@ -9,6 +9,7 @@ use prometheus_client::registry::Unit;
 
 use super::{LinkSnapshot, Snapshot, Traffic};
 use crate::control::probe::LinkState;
+use crate::telemetry::alert::Health;
 use crate::time::UnixTime;
 use crate::wire::DropReason;
 
@@ -111,7 +112,22 @@ impl Snapshot {
         families.counter("dataplane", Some(Unit::Bytes), help, directions(|traffic| traffic.bytes))?;
         let drops =
             DropReason::ALL.iter().zip(self.drops).map(|(reason, count)| (vec![("reason", reason.name())], count));
-        families.counter("dropped_packets", None, "Packets dropped that belong to no peer", drops)
+        families.counter("dropped_packets", None, "Packets dropped that belong to no peer", drops)?;
+        self.encode_alerts(families)
+    }
+
+    fn encode_alerts(&self, families: &mut Families<'_>) -> Result<(), Error> {
+        let firing = self.firing.iter().map(|(severity, count)| (vec![("severity", severity.name())], *count as f64));
+        families.gauge("alerts_firing", None, "Alerts that fire, by this daemon's own rules", firing)?;
+        let counts = |of: fn(&Health) -> u64| {
+            self.receivers.iter().map(move |told| (vec![("receiver", told.name.as_str())], of(&told.health)))
+        };
+        let help = "Alerts that reached a receiver";
+        families.counter("alert_deliveries", None, help, counts(|health| health.delivered))?;
+        let help = "Attempts to reach a receiver that failed";
+        families.counter("alert_delivery_failures", None, help, counts(|health| health.failed))?;
+        let help = "Alerts given up before a receiver took them";
+        families.counter("alerts_dropped", None, help, counts(|health| health.dropped))
     }
 
     fn encode_links(&self, families: &mut Families<'_>) -> Result<(), Error> {
@@ -169,6 +185,5 @@ fn state_name(state: LinkState) -> &'static str {
         LinkState::Up => "up",
         LinkState::Suspect => "suspect",
         LinkState::Down => "down",
-        LinkState::Unknown => "unknown",
     }
 }

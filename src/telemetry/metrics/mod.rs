@@ -11,7 +11,7 @@ mod snapshot;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-pub use snapshot::{LinkSnapshot, Snapshot, Traffic};
+pub use snapshot::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 
 /// The formats that a monitor may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The picture that metrics are made of.
 
+use crate::config::alert::Severity;
 use crate::control::probe::LinkState;
+use crate::telemetry::alert::Health;
 use crate::time::UnixTime;
 use crate::wire::DropReason;
 
@@ -27,6 +29,10 @@ pub struct Snapshot {
     pub sent: Traffic,
     /// Packets that were dropped and belong to no peer, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
+    /// Alerts that fire, by urgency.
+    pub firing: [(Severity, u64); 2],
+    /// The receivers of alerts.
+    pub receivers: Vec<ReceiverSnapshot>,
     /// The links, in the order of their peers' names.
     pub links: Vec<LinkSnapshot>,
 }
@@ -38,6 +44,15 @@ pub struct Traffic {
     pub packets: u64,
     /// How many bytes they had, without padding and outer headers.
     pub bytes: u64,
+}
+
+/// A receiver of alerts at one moment.
+#[derive(Clone, Debug)]
+pub struct ReceiverSnapshot {
+    /// Its name.
+    pub name: String,
+    /// How it does.
+    pub health: Health,
 }
 
 /// One link at one moment.

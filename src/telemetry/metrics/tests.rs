@@ -1,7 +1,9 @@
 //! The text of metrics, read back by the rules of its format.
 
 use super::*;
+use crate::config::alert::Severity;
 use crate::control::probe::LinkState;
+use crate::telemetry::alert::Health;
 use crate::time::UnixTime;
 use crate::wire::DropReason;
 
@@ -29,6 +31,11 @@ fn snapshot() -> Snapshot {
         received: Traffic { packets: 1, bytes: 100 },
         sent: Traffic { packets: 2, bytes: 200 },
         drops: [0; DropReason::ALL.len()],
+        firing: [(Severity::Ticket, 2), (Severity::Page, 0)],
+        receivers: vec![ReceiverSnapshot {
+            name: "ops".to_owned(),
+            health: Health { delivered: 7, ..Health::default() },
+        }],
         links: vec![link("db1", LinkState::Up), link("db2", LinkState::Down)],
     }
 }
@@ -45,6 +52,8 @@ fn a_link_is_told_in_both_formats() {
         "meshd_link_up{peer=\"db1\"} 1.0",
         "meshd_link_up{peer=\"db2\"} 0.0",
         "meshd_members 3.0",
+        "meshd_alerts_firing{severity=\"ticket\"} 2.0",
+        "meshd_alert_deliveries_total{receiver=\"ops\"} 7",
     ] {
         assert!(open.lines().any(|found| found == line), "{line} in {open}");
     }
