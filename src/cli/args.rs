@@ -113,6 +113,8 @@ pub enum Command {
     Ping(PingArgs),
     /// Shows the alerts that fire or are about to, and how their receivers do; tries a receiver.
     Alerts(AlertsArgs),
+    /// Shows the latency between all nodes, as each of them says.
+    Matrix(MatrixArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,
@@ -366,7 +368,8 @@ pub struct StatusArgs {
 /// `meshctl ping`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  meshctl ping db1\n  meshctl ping db1 --count 100 --interval 100ms\n  \
-                        meshctl ping db1 --full-size       packets as large as the link carries\n\n\
+                        meshctl ping db1 --full-size       packets as large as the link carries\n  \
+                        meshctl ping db1 --underlay        and ICMP beside them: what does the tunnel add?\n\n\
                         path: between the kernels of both hosts; tunnel: between the daemons; host: the other daemon's own time.\n\
                         Exits with 1 if no probe was answered.")]
 pub struct PingArgs {
@@ -382,6 +385,46 @@ pub struct PingArgs {
     /// Pads the probes to the link's full packet size.
     #[arg(long)]
     pub full_size: bool,
+    /// Sends ICMP echoes of the same size to the node's endpoint as well, outside the tunnel.
+    #[arg(long)]
+    pub underlay: bool,
+}
+
+/// What the lines and columns of a matrix stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Nodes.
+    Node,
+    /// Sites: the nodes with one tag `site-NAME` together.
+    Site,
+}
+
+/// `meshctl matrix`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshctl matrix\n  meshctl matrix --by site           nodes with the tag site-NAME together\n  \
+                        meshctl matrix --delta             against each link's own median of seven days\n  \
+                        meshctl matrix --loss\n  meshctl matrix --csv > matrix.csv\n\n\
+                        A line is what one node says of its links to the others; the daemon asks each node when this command\n\
+                        runs. * stands for outside the baseline (0.5 ms and 5 %), ! for two ends that disagree (20 %, or state).\n\
+                        Unless told otherwise, nodes are shown where they fit the terminal, else sites."
+)]
+pub struct MatrixArgs {
+    /// What the lines and columns stand for.
+    #[arg(long, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// The same as --by node.
+    #[arg(long, conflicts_with = "by")]
+    pub nodes: bool,
+    /// Shows loss instead of round trips.
+    #[arg(long)]
+    pub loss: bool,
+    /// Shows by how much round trips differ from their baselines.
+    #[arg(long, conflicts_with = "loss")]
+    pub delta: bool,
+    /// Prints one line of comma-separated values for each link.
+    #[arg(long)]
+    pub csv: bool,
 }
 
 /// `meshctl wireguard`.

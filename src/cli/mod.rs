@@ -12,6 +12,7 @@ mod generate;
 mod init;
 mod invite;
 mod join;
+mod matrix;
 mod members;
 mod new_files;
 mod output;
@@ -23,6 +24,7 @@ mod revoke;
 mod sign;
 mod status;
 mod table;
+mod underlay;
 mod wireguard;
 
 use std::process::ExitCode;
@@ -67,6 +69,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(context, args).await,
         Command::Ping(args) => ping::run(context, args).await,
         Command::Alerts(args) => alerts::run(context, args).await,
+        Command::Matrix(args) => matrix::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -118,7 +121,10 @@ mod tests {
             ("alerts", Exit::Good),
             ("alerts test ops", Exit::Good),
             ("alerts test nobody", Exit::NotFound),
+            ("ping nobody --underlay", Exit::NotFound),
             ("members", Exit::Good),
+            ("matrix", Exit::Good),
+            ("matrix --by site --loss", Exit::Good),
             ("version", Exit::Good),
             ("wireguard phone", Exit::Good),
             ("wireguard nobody", Exit::NotFound),

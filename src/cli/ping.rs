@@ -1,11 +1,16 @@
 //! `meshctl ping`.
 
+use std::net::IpAddr;
+
+use tokio::sync::oneshot;
+
 use super::args::PingArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{BAD, HEADING, STRONG, WORRYING, paint};
 use super::quantity;
 use super::status::render_loss;
+use super::underlay::{self, Answers, Echoes, UnderlayLine};
 use crate::api::{PathKind, PingLine, PingMode, PingRequest};
 
 /// Pings a peer and shows each answer when it comes.
@@ -21,20 +26,77 @@ pub async fn run(context: &Context, args: &PingArgs) -> Result<(), Failure> {
         mode: if args.full_size { PingMode::FullSize } else { PingMode::Tunnel },
     };
     let output = context.output;
-    let mut answered = 0;
+    let client = context.client()?;
+    let (begin, began) = oneshot::channel();
+    let (mut answered, mut tunnel) = (0, Vec::new());
     let mut written = Ok(());
-    let on_line = |line: PingLine| {
-        if let PingLine::Summary { received, .. } = &line {
-            answered = *received;
-        }
-        let result = if output.json { output.json_line(&line) } else { output.data(&render(&line)) };
-        if written.is_ok() {
-            written = result;
-        }
+    let pinging = async {
+        let mut begin = Some(begin);
+        let on_line = |line: PingLine| {
+            match &line {
+                PingLine::Start { node, path, size_bytes, .. } => {
+                    let endpoint = path.as_ref().map(|path| path.endpoint.ip());
+                    // Nobody waits for it without --underlay.
+                    let _ = begin.take().map(|begin| begin.send((node.clone(), endpoint, *size_bytes)));
+                }
+                PingLine::Reply { tunnel_seconds, .. } => tunnel.push(*tunnel_seconds),
+                PingLine::Summary { received, .. } => answered = *received,
+                PingLine::Lost { .. } | PingLine::Failed { .. } => {}
+            }
+            let result = if output.json { output.json_line(&line) } else { output.data(&render(&line)) };
+            if written.is_ok() {
+                written = result;
+            }
+        };
+        // The other half is let go with it, where there was no first line.
+        client.ping(&request, on_line).await
     };
-    context.client()?.ping(&request, on_line).await?;
+    let beside = async {
+        let (node, endpoint, size) = if args.underlay { began.await.ok()? } else { return None };
+        Some(echo(context, args, &node, endpoint, size).await)
+    };
+    let (pinged, echoed) = tokio::join!(pinging, beside);
+    pinged?;
     written?;
+    if let Some(echoed) = echoed {
+        let (endpoint, answers) = echoed?;
+        show_underlay(context, &answers.summary(endpoint, &tunnel))?;
+    }
     if answered == 0 { Err(Failure::new(Exit::Failed, "")) } else { Ok(()) }
+}
+
+/// Sends echoes to the endpoint of a node: the one that its tunnel uses, else the first one it announces.
+async fn echo(
+    context: &Context,
+    args: &PingArgs,
+    node: &str,
+    endpoint: Option<IpAddr>,
+    size: u32,
+) -> Result<(IpAddr, Answers), Failure> {
+    let announced = async || {
+        let members = context.client()?.members().await?.members;
+        let announced = members.iter().find(|member| member.name == node).and_then(|member| member.endpoints.first());
+        let unknown = || Failure::failed(format!("no endpoint of {node} is known to send an echo to"));
+        announced.map(|endpoint| endpoint.ip()).ok_or_else(unknown)
+    };
+    let endpoint = match endpoint {
+        Some(endpoint) => endpoint,
+        None => announced().await?,
+    };
+    let inner_bytes = usize::try_from(size).unwrap_or(0);
+    let echoes = Echoes { endpoint, inner_bytes, count: args.count, interval: args.interval };
+    let mut written = Ok(());
+    let answers = echoes.run(|line| {
+        if written.is_ok() {
+            written = show_underlay(context, &line);
+        }
+    });
+    let answers = answers.await?;
+    written.map(|()| (endpoint, answers))
+}
+
+fn show_underlay(context: &Context, line: &UnderlayLine) -> Result<(), Failure> {
+    if context.output.json { context.output.json_line(line) } else { context.output.data(&underlay::render(line)) }
 }
 
 /// Renders one line of a ping.

@@ -35,14 +35,15 @@ impl<T: Into<String>> From<T> for Cell {
 /// A table with a heading line.
 #[derive(Clone, Debug)]
 pub struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// Starts a table.
-    pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
+    pub fn new(columns: &[(&str, Align)]) -> Self {
+        let columns = columns.iter().map(|(name, align)| ((*name).to_owned(), *align)).collect();
+        Table { columns, rows: Vec::new() }
     }
 
     /// Adds a row; cells beyond the columns are not shown, missing ones are empty.
@@ -55,8 +56,7 @@ impl Table {
     #[must_use]
     pub fn fitted(mut self, room: usize, expendable: &[&str]) -> Self {
         for name in expendable {
-            let line = self.widths().iter().sum::<usize>() + 2 * self.columns.len().saturating_sub(1);
-            if line <= room {
+            if self.width() <= room {
                 break;
             }
             if let Some(at) = self.columns.iter().position(|(column, _)| column == name) {
@@ -67,9 +67,14 @@ impl Table {
         self
     }
 
+    /// Returns the width of a line in terminal columns.
+    pub fn width(&self) -> usize {
+        self.widths().iter().sum::<usize>() + 2 * self.columns.len().saturating_sub(1)
+    }
+
     /// The width of each column.
     fn widths(&self) -> Vec<usize> {
-        let width = |(at, (name, _)): (usize, &(&str, Align))| {
+        let width = |(at, (name, _)): (usize, &(String, Align))| {
             let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.width());
             cells.max().unwrap_or(0).max(name.width())
         };
@@ -78,7 +83,7 @@ impl Table {
 
     /// Renders the table: two blanks between columns, none at the end of a line.
     pub fn render(&self, heading: Style) -> String {
-        let headings = self.columns.iter().map(|(name, _)| Cell::styled(*name, heading)).collect();
+        let headings = self.columns.iter().map(|(name, _)| Cell::styled(name, heading)).collect();
         let rows: Vec<&Vec<Cell>> = std::iter::once(&headings).chain(&self.rows).collect();
         let widths = self.widths();
         let mut out = String::new();

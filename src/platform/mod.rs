@@ -11,6 +11,7 @@
 //! | giving up what is not needed | `privileges.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
+//! | what the network alone takes | `icmp.rs` |
 //! | seeds | `random.rs` |
 
 pub mod clock;
@@ -18,6 +19,7 @@ mod control_data;
 pub mod file;
 pub mod host_state;
 pub mod host_watch;
+pub mod icmp;
 pub mod interfaces;
 pub mod netlink;
 pub mod peer_credentials;
