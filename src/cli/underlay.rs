@@ -24,22 +24,25 @@ const PADDING: usize = 16;
 
 /// One line of the answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind")]
 pub enum UnderlayLine {
     /// An answered echo.
-    UnderlayReply {
+    #[serde(rename = "underlay_reply")]
+    Reply {
         /// The echo's number, from 1.
         sequence: u32,
         /// From this process to this kernel's receive stamp: the network, and the other kernel.
         rtt_seconds: f64,
     },
     /// An echo without an answer in time.
-    UnderlayLost {
+    #[serde(rename = "underlay_lost")]
+    Lost {
         /// The echo's number, from 1.
         sequence: u32,
     },
     /// The last line.
-    UnderlaySummary {
+    #[serde(rename = "underlay_summary")]
+    Summary {
         /// The host that was asked.
         endpoint: IpAddr,
         /// Echoes sent.
@@ -103,11 +106,11 @@ impl Echoes {
             match answered {
                 Ok(Some(rtt)) => {
                     answers.rtts.push(rtt);
-                    line(UnderlayLine::UnderlayReply { sequence, rtt_seconds: rtt.as_secs_f64() });
+                    line(UnderlayLine::Reply { sequence, rtt_seconds: rtt.as_secs_f64() });
                 }
                 // What the network says of one packet is a loss like another, unless it says so from the start.
                 Err(error) if sequence == 1 => return Err(failed(error)),
-                Ok(None) | Err(_) => line(UnderlayLine::UnderlayLost { sequence }),
+                Ok(None) | Err(_) => line(UnderlayLine::Lost { sequence }),
             }
         }
         Ok(answers)
@@ -126,7 +129,7 @@ impl Answers {
         let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied();
         let received = u32::try_from(seconds.len()).unwrap_or(u32::MAX);
         let loss = LossEstimate::new(u64::from(self.sent - received), u64::from(self.sent));
-        UnderlayLine::UnderlaySummary {
+        UnderlayLine::Summary {
             endpoint,
             sent: self.sent,
             received,
@@ -143,13 +146,13 @@ impl Answers {
 /// Renders one line.
 pub fn render(line: &UnderlayLine) -> String {
     match line {
-        UnderlayLine::UnderlayReply { sequence, rtt_seconds } => {
+        UnderlayLine::Reply { sequence, rtt_seconds } => {
             format!("{sequence:>4}  icmp {}\n", quantity::seconds(*rtt_seconds))
         }
-        UnderlayLine::UnderlayLost { sequence } => {
+        UnderlayLine::Lost { sequence } => {
             format!("{sequence:>4}  icmp {}\n", paint(WORRYING, "no answer"))
         }
-        UnderlayLine::UnderlaySummary {
+        UnderlayLine::Summary {
             endpoint,
             sent,
             received,
@@ -220,8 +223,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_said() {
         let texts = [
-            shown(&UnderlayLine::UnderlayReply { sequence: 1, rtt_seconds: 0.01252 }),
-            shown(&UnderlayLine::UnderlayLost { sequence: 2 }),
+            shown(&UnderlayLine::Reply { sequence: 1, rtt_seconds: 0.01252 }),
+            shown(&UnderlayLine::Lost { sequence: 2 }),
             shown(&summary(&[], 5, &[0.0127])),
             shown(&summary(&[12_520], 1, &[])),
             shown(&summary(&[12_520], 1, &[0.0125])),
