@@ -12,7 +12,8 @@ use meshd::wire::control::{
     BUCKETS, ControlMessage, Items, RenewalReply, RevocationSummary, Row, RowRequest, Summary, Want, id_bytes,
 };
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
-use meshd::wire::probe::{Probe, ProbeReply, ProbeReport, ProbeRequest};
+use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
+use meshd::wire::receipts::Receipts;
 use meshd::wire::row::{CELL_LEN, Cell, CellPath, CellState, short_id};
 use meshd::wire::{Recipient, introduction, overlay};
 
@@ -208,19 +209,36 @@ fn probes() {
     let request = ProbeRequest {
         sequence: 0x0102_0304,
         sent_nanos: 0x1112_1314_1516_1718,
+        run: 0x2122_2324,
+        health: 2,
+        interval_millis: 1_000,
+        class: Class::Active,
         report: ProbeReport {
             sequence: 0x0102_0303,
-            path_rtt: Duration::from_nanos(10_281_000),
-            tunnel_rtt: Duration::from_nanos(10_403_000),
-            sent: 300,
-            lost: 3,
+            outward_nanos: -500_000_000,
+            homeward_nanos: 510_281_000,
+            prober_held: Duration::from_nanos(68_000),
+            reflector_held: Duration::from_nanos(54_000),
+            late: Some(Leg::Homeward),
+            decided: 300,
+            lost_outward: 2,
+            lost_homeward: 1,
+            lost_unknown: 4,
+            reordered: 5,
+            duplicated: 6,
         },
+        arrived: Arrivals { expected: 70_000, accepted: 69_993 },
     };
     let reply = ProbeReply {
         sequence: 0x0102_0304,
         sent_nanos: 0x1112_1314_1516_1718,
+        received_nanos: 0x3132_3334_3536_3738,
         held_since_kernel: Duration::from_nanos(122_000),
-        held_since_read: Duration::from_nanos(54_000),
+        held_since_read: Duration::from_nanos(68_000),
+        unsteady: true,
+        health: 1,
+        receipts: Receipts { highest: 0x0102_0305, window: 0xffff_ffff_ffff_fffb, reordered: 7, duplicated: 8 },
+        arrived: Arrivals { expected: 80_000, accepted: 79_999 },
     };
     for (name, probe) in [("probe_request", Probe::Request(request)), ("probe_reply", Probe::Reply(reply))] {
         assert_vector(CONTROL, name, &probe.encode());

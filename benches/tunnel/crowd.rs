@@ -218,7 +218,7 @@ impl Member {
                     let packet = guard.open(now, datagram, opened).map_or(0, |done| done.length);
                     let payload = overlay::unwrap(&opened[..packet], self.address_v6);
                     if let Some(Probe::Request(request)) = payload.and_then(Probe::decode) {
-                        let reply = Probe::Reply(ProbeReply::to(&request, Duration::ZERO, Duration::ZERO));
+                        let reply = Probe::Reply(ProbeReply::to(&request, now, now, now));
                         let reply = overlay::wrap(self.address_v6, server.address_v6, &reply.encode());
                         let mut sealed = [0; LEAST_BUFFER + 512];
                         if let Ok(Sealed::Datagram(len)) = guard.seal(now, &reply, &mut sealed) {

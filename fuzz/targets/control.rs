@@ -103,7 +103,7 @@ impl Run {
     }
 
     fn message(&mut self, from: u8, payload: &[u8]) {
-        let arrival = Arrival { peer: node(from), stamped: self.now, read: self.now };
+        let arrival = Arrival::at(node(from), self.now);
         let _ = self.engine.handle_message(arrival, payload, self.now, self.wall);
     }
 
@@ -239,7 +239,7 @@ pub mod seeds {
     use meshd::wire::control::{
         BUCKETS, Digest, RenewalReply, RevocationSummary, Row, RowRequest, Summary, SummaryEntry, Want,
     };
-    use meshd::wire::probe::{Probe, ProbeReport, ProbeRequest};
+    use meshd::wire::probe::{Probe, ProbeRequest};
 
     fn messages() -> Vec<Seed> {
         let entry =
@@ -298,7 +298,7 @@ pub mod seeds {
     pub fn engine() -> Vec<Seed> {
         let say: Vec<u8> = messages().iter().flat_map(|(_, message)| step(0, message)).collect();
         let unknown: Vec<u8> = messages().iter().flat_map(|(_, message)| step(1, message)).collect();
-        let request = ProbeRequest { sequence: 1, sent_nanos: 5, report: ProbeReport::default() };
+        let request = ProbeRequest { sequence: 1, sent_nanos: 5, ..ProbeRequest::default() };
         let probe = Probe::Request(request).encode();
         let mut ping = probe;
         ping[4] = 0x40;

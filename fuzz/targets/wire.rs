@@ -297,7 +297,7 @@ pub mod seeds {
 
     pub fn probe() -> Vec<Seed> {
         let mut request = vec![0x01, 1, 0, 0];
-        request.extend(1..=60);
+        request.extend(1..=76);
         let mut reply = request.clone();
         reply[0] = 0x02;
         vec![("request", request.clone()), ("reply", reply), ("longer", [request, vec![0; 100]].concat())]

@@ -117,10 +117,16 @@ pub struct Counts {
     pub peers: u32,
     /// Peers in state `up`.
     pub up: u32,
+    /// Peers in state `degraded`.
+    #[serde(default)]
+    pub degraded: u32,
     /// Peers in state `suspect`.
     pub suspect: u32,
     /// Peers in state `down`.
     pub down: u32,
+    /// Peers in state `unknown`.
+    #[serde(default)]
+    pub unknown: u32,
     /// Peers in state `new`.
     pub new: u32,
     /// Peers in state `expired`.
@@ -135,6 +141,8 @@ impl Counts {
             counts.peers += 1;
             *match state {
                 PeerState::Up => &mut counts.up,
+                PeerState::Degraded => &mut counts.degraded,
+                PeerState::Unknown => &mut counts.unknown,
                 PeerState::Suspect => &mut counts.suspect,
                 PeerState::Down => &mut counts.down,
                 PeerState::New => &mut counts.new,
@@ -183,10 +191,14 @@ pub struct Problem {
 pub enum PeerState {
     /// Answers.
     Up,
+    /// Answers, but worse than it should.
+    Degraded,
     /// Has missed answers, but not long enough to be down.
     Suspect,
     /// Does not answer.
     Down,
+    /// Is not heard, but this node is unwell: it may be the one that does not hear.
+    Unknown,
     /// Known, and no tunnel has stood yet.
     New,
     /// Its certificate is no longer valid.
@@ -198,6 +210,8 @@ impl PeerState {
     pub const fn name(self) -> &'static str {
         match self {
             PeerState::Up => "up",
+            PeerState::Degraded => "degraded",
+            PeerState::Unknown => "unknown",
             PeerState::Suspect => "suspect",
             PeerState::Down => "down",
             PeerState::New => "new",
@@ -210,9 +224,11 @@ impl PeerState {
         match self {
             PeerState::Up => 0,
             PeerState::New => 1,
-            PeerState::Suspect => 2,
-            PeerState::Expired => 3,
-            PeerState::Down => 4,
+            PeerState::Degraded => 2,
+            PeerState::Suspect => 3,
+            PeerState::Unknown => 4,
+            PeerState::Expired => 5,
+            PeerState::Down => 6,
         }
     }
 }

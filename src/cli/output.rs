@@ -26,7 +26,7 @@ pub fn style_of_state(state: PeerState) -> Style {
     match state {
         PeerState::Up => GOOD,
         PeerState::New => Style::new(),
-        PeerState::Suspect => WORRYING,
+        PeerState::Degraded | PeerState::Suspect | PeerState::Unknown => WORRYING,
         PeerState::Down | PeerState::Expired => BAD,
     }
 }

@@ -148,7 +148,9 @@ fn render_counts(counts: &Counts) -> String {
     let states = [
         (counts.down, PeerState::Down),
         (counts.expired, PeerState::Expired),
+        (counts.unknown, PeerState::Unknown),
         (counts.suspect, PeerState::Suspect),
+        (counts.degraded, PeerState::Degraded),
         (counts.new, PeerState::New),
         (counts.up, PeerState::Up),
     ];
@@ -603,8 +605,10 @@ mod tests {
               "counts": {
                 "peers": 7,
                 "up": 3,
+                "degraded": 0,
                 "suspect": 1,
                 "down": 1,
+                "unknown": 0,
                 "new": 1,
                 "expired": 1
               },

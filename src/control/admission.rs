@@ -469,7 +469,7 @@ mod tests {
                 let (from, to) = if number == 1 { (&mut *one, &mut *two) } else { (&mut *two, &mut *one) };
                 let endpoint = address(number);
                 quiet += 1;
-                let arrival = Arrival { peer: from.node(), stamped: now, read: now };
+                let arrival = Arrival::at(from.node(), now);
                 while let Some(output) = from.poll_output() {
                     let taken = match output {
                         Output::Datagram { bytes, .. } => to.handle_datagram(endpoint, &bytes, now, wall),

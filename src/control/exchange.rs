@@ -322,7 +322,7 @@ mod tests {
         engine.handle_session(peer, SessionEvent::Established { endpoint }, now);
         while engine.poll_output().is_some() {}
         let digest = ControlMessage::Digest(Digest { buckets: vec![7; BUCKETS], revocations: 7 }).encode();
-        let arrival = Arrival { peer, stamped: now, read: now };
+        let arrival = Arrival::at(peer, now);
         let answered = |engine: &mut Engine, at| {
             let taken = engine.handle_message(arrival, &digest, at, NOW);
             let sent: usize = std::iter::from_fn(|| engine.poll_output())

@@ -7,14 +7,15 @@ use rand_core::RngCore;
 
 use super::contact::Contact;
 use super::gossip::{GATHER, Object};
+use super::measurement::Measurement;
 use super::output::{Departure, Event, Output, PeerChange, Persist};
-use super::probe::{LinkState, Measurement, Prober, jittered};
+use super::probe::{LinkState, Pace, Prober, jittered};
 use super::timer::TimerName;
 use super::{Arrival, Engine};
 use crate::identity::{NodeId, WireguardKey};
 use crate::time::{Instant, UnixTime};
 use crate::wire::control::ControlMessage;
-use crate::wire::probe::{CHALLENGE, PING, Probe, ProbeReply, ProbeReport, ProbeRequest};
+use crate::wire::probe::{CHALLENGE, Class, PING, Probe, ProbeReply, ProbeRequest};
 use crate::wire::{DropReason, introduction};
 
 /// Pings under way at once.
@@ -148,7 +149,7 @@ impl Engine {
         }
         let sequence = self.rng.next_u32() | CHALLENGE;
         peer.challenge = Some(Challenge { endpoint, sequence, sent: now });
-        let request = ProbeRequest { sequence, sent_nanos: now.as_nanos(), report: ProbeReport::default() };
+        let request = ProbeRequest { sequence, sent_nanos: now.as_nanos(), ..ProbeRequest::default() };
         let bytes = Probe::Request(request).encode().to_vec();
         self.output(Output::Message { to: node, via: Some(endpoint), bytes });
     }
@@ -217,7 +218,7 @@ impl Engine {
                 introduced = bootstrap.introduced;
                 self.timers.cancel(TimerName::Bootstrap(key));
             }
-            let prober = Prober::new(self.node < node, self.probe_interval(), now);
+            let prober = Prober::new(self.node < node, Pace::new(Class::Active, self.probe_interval()), now);
             let peer = Peer { key, address, contact, prober, learned: now, challenge: None, introduced };
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
@@ -349,8 +350,7 @@ impl Engine {
         }
         let number = self.rng.next_u32() & (PING - 1);
         self.pings.insert(number, (node, now));
-        let request =
-            ProbeRequest { sequence: number | PING, sent_nanos: now.as_nanos(), report: ProbeReport::default() };
+        let request = ProbeRequest { sequence: number | PING, sent_nanos: now.as_nanos(), ..ProbeRequest::default() };
         let mut bytes = Probe::Request(request).encode().to_vec();
         bytes.resize(bytes.len().max(size.saturating_sub(crate::wire::overlay::HEADER_LEN)), 0);
         self.output(Output::Message { to: node, via: None, bytes });
@@ -367,7 +367,8 @@ impl Engine {
         self.pings.remove(&number);
         let path_rtt = arrival.stamped.saturating_since(sent).checked_sub(reply.held_since_kernel);
         let tunnel_rtt = arrival.read.saturating_since(sent).checked_sub(reply.held_since_read);
-        if let (Some(path_rtt), Some(tunnel_rtt)) = (path_rtt, tunnel_rtt) {
+        if let (Some(path_rtt), Some(tunnel_rtt), true, false) = (path_rtt, tunnel_rtt, arrival.steady, reply.unsteady)
+        {
             self.event(Event::Pong { number, path_rtt, tunnel_rtt });
         }
     }
@@ -377,7 +378,7 @@ impl Engine {
         let interval = self.probe_interval();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let before = peer.prober.state();
-        peer.prober.set_interval(interval);
+        peer.prober.set_pace(Pace::new(Class::Active, interval), now);
         if let Some(request) = peer.prober.handle_timeout(now, &mut self.rng) {
             let bytes = Probe::Request(request).encode().to_vec();
             self.output(Output::Message { to: node, via: None, bytes });
@@ -415,7 +416,7 @@ impl Engine {
         }
     }
 
-    /// Takes a probe out of a tunnel.
+    /// Takes a probe out of a tunnel. A request of the schedule was answered where it arrived, all others are answered here.
     ///
     /// A reply is as long as its request, so that a padded one tests the path's MTU both ways.
     pub(super) fn handle_probe(&mut self, arrival: Arrival, probe: Probe, length: usize, now: Instant) {
@@ -425,18 +426,15 @@ impl Engine {
         match probe {
             Probe::Request(request) if request.sequence & (CHALLENGE | PING) != 0 => {
                 // Neither says anything about the schedule: it is answered and forgotten.
-                let (since_kernel, since_read) =
-                    (now.saturating_since(arrival.stamped), now.saturating_since(arrival.read));
-                let reply = ProbeReply::to(&request, since_kernel, since_read);
+                let reply = ProbeReply {
+                    unsteady: !arrival.steady,
+                    ..ProbeReply::to(&request, arrival.stamped, arrival.read, now)
+                };
                 let mut bytes = Probe::Reply(reply).encode().to_vec();
                 bytes.resize(length.max(bytes.len()), 0);
                 self.output(Output::Message { to: node, via: None, bytes });
             }
-            Probe::Request(request) => {
-                let reply = peer.prober.on_request(&request, arrival.stamped, arrival.read, now);
-                let bytes = Probe::Reply(reply).encode().to_vec();
-                self.output(Output::Message { to: node, via: None, bytes });
-            }
+            Probe::Request(request) => peer.prober.on_request(&request, &arrival, now),
             Probe::Reply(reply) if reply.sequence & CHALLENGE != 0 => {
                 let answered = peer.challenge.filter(|challenge| {
                     challenge.sequence == reply.sequence && now.saturating_since(challenge.sent) < CHALLENGE_LIFE
@@ -451,7 +449,7 @@ impl Engine {
             }
             Probe::Reply(reply) if reply.sequence & PING != 0 => self.handle_pong(arrival, &reply),
             Probe::Reply(reply) => {
-                peer.prober.on_reply(&reply, arrival.stamped, arrival.read, now);
+                peer.prober.on_reply(&reply, &arrival, now);
             }
         }
         self.after_probe(node, before, now);
@@ -467,10 +465,10 @@ impl Engine {
         let before = peer.prober.state();
         match Probe::decode(payload).filter(Probe::is_routine) {
             Some(Probe::Request(request)) => {
-                peer.prober.on_request(&request, arrival.stamped, arrival.read, arrival.read);
+                peer.prober.on_request(&request, &arrival, arrival.read);
             }
             Some(Probe::Reply(reply)) => {
-                peer.prober.on_reply(&reply, arrival.stamped, arrival.read, arrival.read);
+                peer.prober.on_reply(&reply, &arrival, arrival.read);
             }
             None => return Err(DropReason::BadControl),
         }
@@ -484,7 +482,7 @@ impl Engine {
         let measured: Vec<Measurement> = std::iter::from_fn(|| peer.prober.poll_measurement()).collect();
         let state = peer.prober.state();
         self.timers.set(TimerName::Probe(node), peer.prober.poll_timeout());
-        if state == LinkState::Down && before != LinkState::Down {
+        if state.is_silent() && !before.is_silent() {
             // The session may be gone on the other side: try afresh, at every endpoint, while the probes go on.
             peer.contact.start(now);
         } else if state == LinkState::Up && peer.contact.has_session() {
@@ -494,7 +492,7 @@ impl Engine {
         for measurement in measured {
             self.event(Event::Measured { node, measurement });
         }
-        if before == LinkState::Down && state == LinkState::Up {
+        if before.is_silent() && state == LinkState::Up {
             // Both sides of a partition have news for each other.
             let digest = self.membership.digest();
             self.send(node, &ControlMessage::Digest(digest));

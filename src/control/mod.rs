@@ -13,6 +13,9 @@
 //! | `admission` | introductions, joins, invites, renewals, revocations |
 //! | `contact` | when and where to try to reach a peer |
 //! | `probe` | when to probe a link, what an answer or silence means |
+//! | `series` | what the answers and the reports give |
+//! | `measurement` | what a probe gives |
+//! | `data_loss` | which packets of data were lost, by their numbers |
 //! | `link` | a peer's life: its contact and its probes together |
 //! | `rows` | whose row of the matrix to ask for, and who may ask for ours |
 //! | `served` | which introductions and joins are copies |
@@ -23,16 +26,19 @@
 
 pub mod admission;
 pub mod contact;
+mod data_loss;
 mod exchange;
 pub mod gossip;
 pub mod limit;
 mod link;
+pub mod measurement;
 pub mod membership;
 pub mod output;
 pub mod placement;
 pub mod probe;
 pub mod routing;
 mod rows;
+mod series;
 pub mod served;
 pub mod snapshot;
 pub mod timer;
@@ -49,6 +55,7 @@ use crate::identity::{
     Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, TrustAnchor, WireguardKey,
 };
 use crate::time::{Instant, UnixTime};
+use crate::wire::probe::Arrivals;
 use gossip::Gossip;
 use limit::StrangerLimit;
 use link::{Bootstrap, Peer};
@@ -124,6 +131,17 @@ pub struct Arrival {
     pub stamped: Instant,
     /// When the daemon read it.
     pub read: Instant,
+    /// Whether no clock was set between the two, so that they can be compared.
+    pub steady: bool,
+    /// What the tunnel has seen of the peer's messages.
+    pub arrived: Arrivals,
+}
+
+impl Arrival {
+    /// A payload that was read as soon as it came, of a tunnel that counts nothing: for drivers without a kernel.
+    pub fn at(peer: NodeId, now: Instant) -> Self {
+        Arrival { peer, stamped: now, read: now, steady: true, arrived: Arrivals::default() }
+    }
 }
 
 /// The control engine of one node.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::measurement::Measurement;
 use super::membership::Refusal;
-use super::probe::{LinkState, Measurement};
+use super::probe::LinkState;
 use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
 use crate::wire::row::Cell;
 

@@ -6,20 +6,28 @@
 //!                         ▲                                       │ 8 probes missed in a row,
 //!                         └──────── answer, or any authentic ◀────┤ nothing authentic heard
 //!                         ▲         packet                        ▼
-//!                         └──────────────── answer ◀──────────── Down
+//!                         └──────────────── answer ◀── Down, or Unknown where this node itself is unwell
 //! ```
 //!
 //! Only the node with the lower id probes; the other one reflects, learns the figures from the next request's report, and
 //! probes by itself when the requests stay out. The schedule is open-loop: an outstanding probe never delays the next one,
 //! so that a slow link is not measured less often than a fast one.
+//!
+//! Each reply says which of the last 64 requests came, so that of a probe without an answer the prober knows on which way
+//! it was lost, however many are lost together and in whatever order the others come.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand_core::RngCore;
 
+use super::Arrival;
+use super::data_loss::DataLoss;
+use super::measurement::{Direction, Measurement};
+use super::series::{leg_of, sample_of};
 use crate::time::Instant;
-use crate::wire::probe::{ProbeReply, ProbeReport, ProbeRequest};
+use crate::wire::probe::{Arrivals, Class, ProbeReply, ProbeReport, ProbeRequest};
+use crate::wire::receipts::{Receipts, Requests};
 
 /// How a link is, as its probes see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,54 +40,87 @@ pub enum LinkState {
     Suspect,
     /// Eight probes in a row were missed and nothing else was heard.
     Down,
+    /// As [`LinkState::Down`], but this node is unwell: it may be the one that does not hear.
+    Unknown,
 }
 
-/// What a probe gave.
+impl LinkState {
+    /// Whether nothing is heard of the peer any more, whoever's fault it is.
+    pub fn is_silent(self) -> bool {
+        matches!(self, LinkState::Down | LinkState::Unknown)
+    }
+}
+
+/// How closely a link is probed, and how well the one who probes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measurement {
-    /// An answered probe.
-    Sample {
-        /// When it was sent.
-        sent: Instant,
-        /// Round trip on the network alone.
-        path_rtt: Duration,
-        /// Round trip with both daemons' queues.
-        tunnel_rtt: Duration,
-        /// Whether the answer came after the probe was reported as lost, and takes that loss back.
-        late: bool,
-    },
-    /// A probe without an answer.
-    Lost {
-        /// When it was sent.
-        sent: Instant,
-    },
+pub struct Pace {
+    /// The class this node finds the link in.
+    pub class: Class,
+    /// Time between two probes of a link that is up.
+    pub interval: Duration,
+    /// How unwell this node is: 0 is well. Timeouts are that many times longer, and once.
+    pub health: u8,
+}
+
+impl Pace {
+    /// A well node's pace.
+    pub fn new(class: Class, interval: Duration) -> Self {
+        Pace { class, interval, health: 0 }
+    }
 }
 
 /// A probe in flight.
 #[derive(Clone, Copy, Debug)]
-struct Outstanding {
-    sequence: u32,
-    sent: Instant,
+pub(super) struct Outstanding {
+    pub(super) sequence: u32,
+    pub(super) sent: Instant,
     missed: bool,
-    lost: bool,
+    /// On which way it was lost, once it was given as lost.
+    pub(super) lost: Option<Direction>,
+    /// Whether it reached the peer, where a later answer has told.
+    pub(super) reached: Option<bool>,
+}
+
+impl Outstanding {
+    /// Where it is lost if no answer comes any more.
+    pub(super) fn direction(&self) -> Direction {
+        match self.reached {
+            Some(true) => Direction::Reverse,
+            Some(false) => Direction::Forward,
+            None => Direction::Unknown,
+        }
+    }
 }
 
 /// One link's probe state.
 #[derive(Debug)]
 pub struct Prober {
     initiator: bool,
-    interval: Duration,
+    pace: Pace,
     state: LinkState,
     since: Instant,
-    outstanding: VecDeque<Outstanding>,
+    pub(super) outstanding: VecDeque<Outstanding>,
+    /// Drawn with the first request; requests of two runs are counted apart.
+    run: Option<u32>,
     next_sequence: u32,
     next_probe: Instant,
     smoothed: Option<(Duration, Duration)>,
     missed_in_row: u32,
     first_missed: Option<Instant>,
     last_request: Instant,
-    report: ProbeReport,
-    peer_report: Option<ProbeReport>,
+    /// What the peer said of its schedule and of itself in its last request.
+    announced: Option<Pace>,
+    pub(super) report: ProbeReport,
+    pub(super) peer_report: Option<ProbeReport>,
+    /// The peer's requests, and its answers to ours.
+    requests: Requests,
+    replies: Receipts,
+    /// What the peer counted of our requests when it answered last.
+    pub(super) peer_receipts: Option<Receipts>,
+    peer_health: u8,
+    /// What our tunnel saw of the peer's messages, and what the peer's saw of ours.
+    pub(super) arrived: Arrivals,
+    pub(super) data: [DataLoss; 2],
     measurements: VecDeque<Measurement>,
 }
 
@@ -107,28 +148,36 @@ impl Prober {
     /// Sequences stay below the bits that mark challenges and pings.
     const SEQUENCES: u32 = 1 << 30;
     /// Probes in flight at once: five seconds of them at the fastest schedule, and a bound.
-    const MAX_OUTSTANDING: usize = 64;
+    pub(super) const MAX_OUTSTANDING: usize = 64;
     /// Measurements that wait to be taken; more than one call to the engine can make.
     const MAX_MEASUREMENTS: usize = 256;
 
     /// Makes the state of a link whose session just came up, or that was just learned.
     ///
     /// `initiator` is true on the node with the lower id.
-    pub fn new(initiator: bool, interval: Duration, now: Instant) -> Self {
+    pub fn new(initiator: bool, pace: Pace, now: Instant) -> Self {
         Prober {
             initiator,
-            interval,
+            pace,
             state: LinkState::New,
             since: now,
             outstanding: VecDeque::new(),
+            run: None,
             next_sequence: 1,
             next_probe: now,
             smoothed: None,
             missed_in_row: 0,
             first_missed: None,
             last_request: now,
+            announced: None,
             report: ProbeReport::default(),
             peer_report: None,
+            requests: Requests::default(),
+            replies: Receipts::default(),
+            peer_receipts: None,
+            peer_health: 0,
+            arrived: Arrivals::default(),
+            data: [DataLoss::default(); 2],
             measurements: VecDeque::new(),
         }
     }
@@ -164,17 +213,37 @@ impl Prober {
         }
     }
 
-    /// Changes the schedule.
-    pub fn set_interval(&mut self, interval: Duration) {
-        self.interval = interval;
+    /// The class and schedule that count for this link: the prober's.
+    pub fn pace(&self) -> Pace {
+        match self.announced {
+            Some(announced) if !self.initiator => Pace { health: self.pace.health, ..announced },
+            _ => self.pace,
+        }
+    }
+
+    /// How unwell the peer says it is: 0 is well.
+    pub fn peer_health(&self) -> u8 {
+        self.peer_health
+    }
+
+    /// Changes the schedule. A probe that is due later than a faster one allows is brought forward.
+    pub fn set_pace(&mut self, pace: Pace, now: Instant) {
+        if pace.interval < self.pace.interval {
+            self.next_probe = self.next_probe.min(now + pace.interval);
+        }
+        self.pace = pace;
     }
 
     /// Returns when [`Prober::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Instant {
         let rto = self.rto();
         let judged = self.outstanding.iter().filter(|probe| !probe.missed).map(|probe| probe.sent + rto).min();
-        let lost =
-            self.outstanding.iter().filter(|probe| !probe.lost).map(|probe| probe.sent + self.loss_after()).min();
+        let lost = self
+            .outstanding
+            .iter()
+            .filter(|probe| probe.lost.is_none())
+            .map(|probe| probe.sent + self.loss_after())
+            .min();
         let forgotten = self.outstanding.front().map(|probe| probe.sent + Self::LATE_WITHIN.max(self.loss_after()));
         let probe = if self.initiator { self.next_probe } else { self.next_probe.max(self.silence_deadline()) };
         [judged, lost, forgotten].into_iter().flatten().fold(probe, Instant::min)
@@ -210,65 +279,95 @@ impl Prober {
         if self.outstanding.len() >= Self::MAX_OUTSTANDING {
             self.outstanding.pop_front();
         }
-        self.outstanding.push_back(Outstanding { sequence, sent: now, missed: false, lost: false });
+        self.outstanding.push_back(Outstanding { sequence, sent: now, missed: false, lost: None, reached: None });
         self.next_probe = now + jittered(self.current_interval(now), rng);
-        Some(ProbeRequest { sequence, sent_nanos: now.as_nanos(), report: self.report })
+        Some(ProbeRequest {
+            sequence,
+            sent_nanos: now.as_nanos(),
+            run: *self.run.get_or_insert_with(|| rng.next_u32()),
+            health: self.pace.health,
+            interval_millis: u16::try_from(self.pace.interval.as_millis()).unwrap_or(u16::MAX),
+            class: self.pace.class,
+            report: self.report,
+            arrived: self.arrived,
+        })
     }
 
-    /// Answers a request and takes over what it reports. `stamped` is when the kernel received it, `read` when the daemon
-    /// saw it first.
-    pub fn on_request(&mut self, request: &ProbeRequest, stamped: Instant, read: Instant, now: Instant) -> ProbeReply {
+    /// Takes over what a request reports. It was answered where it arrived.
+    pub fn on_request(&mut self, request: &ProbeRequest, arrival: &Arrival, now: Instant) {
         self.last_request = now;
         self.on_heard(now);
+        if request.run != self.requests.run() {
+            // It began to count anew: nothing of what it counts can be compared with what it counted before.
+            self.peer_report = None;
+        }
+        let receipt = self.requests.note(request.run, request.sequence);
+        self.disorder(receipt, now);
+        self.take_arrivals(request.arrived, arrival.arrived, now);
+        self.peer_health = request.health;
         if !self.initiator {
+            let interval = match request.interval_millis {
+                0 => self.pace.interval,
+                millis => Duration::from_millis(millis.into()),
+            };
+            self.announced = Some(Pace { class: request.class, interval, health: request.health });
             self.take_report(&request.report, now);
             if self.state != LinkState::Up && request.report.sequence != 0 {
-                self.enter(LinkState::Up, now);
+                self.come_up(now);
             }
-        }
-        ProbeReply {
-            sequence: request.sequence,
-            sent_nanos: request.sent_nanos,
-            held_since_kernel: now.saturating_since(stamped),
-            held_since_read: now.saturating_since(read),
         }
     }
 
     /// Takes an answer. An answer to no probe of ours, or a second one, changes nothing and returns false.
-    pub fn on_reply(&mut self, reply: &ProbeReply, stamped: Instant, read: Instant, now: Instant) -> bool {
+    pub fn on_reply(&mut self, reply: &ProbeReply, arrival: &Arrival, now: Instant) -> bool {
         let Some(index) = self
             .outstanding
             .iter()
             .position(|probe| probe.sequence == reply.sequence && probe.sent.as_nanos() == reply.sent_nanos)
         else {
+            if self.replies.tells(reply.sequence) == Some(true) {
+                let receipt = self.replies.note(reply.sequence);
+                self.disorder(receipt, now);
+                self.report.duplicated = self.replies.duplicated;
+            }
             return false;
         };
         let Some(probe) = self.outstanding.remove(index) else { return false };
-        let on_path = stamped.saturating_since(probe.sent);
-        let in_tunnel = read.saturating_since(probe.sent);
-        // A peer that claims to have held a probe for longer than it was away would make the round trip negative.
-        let (Some(path_rtt), Some(tunnel_rtt)) =
-            (on_path.checked_sub(reply.held_since_kernel), in_tunnel.checked_sub(reply.held_since_read))
-        else {
-            return false;
-        };
-        self.smooth(path_rtt);
+        let receipt = self.replies.note(reply.sequence);
+        self.disorder(receipt, now);
+        self.report.reordered = self.replies.reordered;
+        self.take_receipts(&reply.receipts, now);
+        self.take_arrivals(reply.arrived, arrival.arrived, now);
+        self.peer_health = reply.health;
         self.missed_in_row = 0;
         self.first_missed = None;
         self.on_heard(now);
-        if probe.lost {
-            self.report.lost = self.report.lost.wrapping_sub(1);
-        } else {
-            self.report.sent = self.report.sent.wrapping_add(1);
+        match probe.lost {
+            Some(direction) => {
+                let lost = self.report.lost_mut(leg_of(direction));
+                *lost = lost.wrapping_sub(1);
+            }
+            None => self.report.decided = self.report.decided.wrapping_add(1),
         }
-        self.measure(Measurement::Sample { sent: probe.sent, path_rtt, tunnel_rtt, late: probe.lost });
-        self.report.sequence = probe.sequence;
-        self.report.path_rtt = path_rtt;
-        self.report.tunnel_rtt = tunnel_rtt;
+        match sample_of(&probe, reply, arrival) {
+            Ok(sample) => {
+                self.smooth(sample.path_rtt);
+                self.report.sequence = probe.sequence;
+                self.report.outward_nanos = sample.forward_transit;
+                self.report.homeward_nanos = sample.reverse_transit;
+                self.report.prober_held = sample.own_delay;
+                self.report.reflector_held = sample.peer_delay;
+                self.report.late = sample.late.map(leg_of);
+                self.measure(Measurement::Sample(sample));
+            }
+            Err(reason) => {
+                self.measure(Measurement::Discarded { sent: probe.sent, reason, late: probe.lost });
+            }
+        }
         if self.state != LinkState::Up {
             // At once: the next request tells the reflector that the link answers.
             self.next_probe = now;
-            self.enter(LinkState::Up, now);
+            self.come_up(now);
         }
         true
     }
@@ -283,6 +382,12 @@ impl Prober {
         }
     }
 
+    /// The link answers. What went out into the silence before, and is still under way, says nothing of it as it is now.
+    fn come_up(&mut self, now: Instant) {
+        self.outstanding.iter_mut().for_each(|probe| probe.missed = true);
+        self.enter(LinkState::Up, now);
+    }
+
     fn judge(&mut self, now: Instant) {
         let rto = self.rto();
         let loss_after = self.loss_after();
@@ -294,16 +399,18 @@ impl Prober {
                 missed += 1;
                 self.first_missed = self.first_missed.or(Some(probe.sent));
             }
-            if !probe.lost && now >= probe.sent + loss_after {
-                probe.lost = true;
-                newly_lost.push(probe.sent);
+            if probe.lost.is_none() && now >= probe.sent + loss_after {
+                probe.lost = Some(probe.direction());
+                newly_lost.push(*probe);
             }
         }
         self.missed_in_row = self.missed_in_row.saturating_add(missed);
-        for sent in newly_lost {
-            self.report.sent = self.report.sent.wrapping_add(1);
-            self.report.lost = self.report.lost.wrapping_add(1);
-            self.measure(Measurement::Lost { sent });
+        for probe in newly_lost {
+            let direction = probe.direction();
+            self.report.decided = self.report.decided.wrapping_add(1);
+            let lost = self.report.lost_mut(leg_of(direction));
+            *lost = lost.wrapping_add(1);
+            self.measure(Measurement::Lost { sent: probe.sent, direction });
         }
         let forget = Self::LATE_WITHIN.max(loss_after);
         while self.outstanding.front().is_some_and(|probe| now >= probe.sent + forget) {
@@ -313,8 +420,12 @@ impl Prober {
             self.next_probe = now;
             self.enter(LinkState::Suspect, now);
         }
-        if self.missed_in_row >= Self::MISSED_BEFORE_DOWN && self.state != LinkState::Down {
-            self.enter(LinkState::Down, now);
+        if self.missed_in_row >= Self::MISSED_BEFORE_DOWN {
+            match (self.state, self.pace.health) {
+                (LinkState::Down, _) | (LinkState::Unknown, 1..) => {}
+                (_, 0) => self.enter(LinkState::Down, now),
+                (_, 1..) => self.enter(LinkState::Unknown, now),
+            }
         }
     }
 
@@ -325,25 +436,26 @@ impl Prober {
 
     /// When a reflector begins to worry: one interval with its jitter, and the time a request may take.
     fn silence_deadline(&self) -> Instant {
-        self.last_request + self.interval.mul_f64(1.1) + self.rto()
+        self.last_request + self.pace().interval.mul_f64(1.1) + self.rto()
     }
 
     fn current_interval(&self, now: Instant) -> Duration {
         match self.state {
-            LinkState::New | LinkState::Up => self.interval,
-            LinkState::Suspect => Self::SUSPECT_INTERVAL.min(self.interval),
-            LinkState::Down if now.saturating_since(self.since) < Self::LONG_DOWN_AFTER => {
-                Self::DOWN_INTERVAL.min(self.interval)
+            LinkState::New | LinkState::Up => self.pace.interval,
+            LinkState::Suspect => Self::SUSPECT_INTERVAL.min(self.pace.interval),
+            LinkState::Down | LinkState::Unknown if now.saturating_since(self.since) < Self::LONG_DOWN_AFTER => {
+                Self::DOWN_INTERVAL.min(self.pace.interval)
             }
-            LinkState::Down => Self::LONG_DOWN_INTERVAL.max(self.interval),
+            LinkState::Down | LinkState::Unknown => Self::LONG_DOWN_INTERVAL.max(self.pace.interval),
         }
     }
 
-    /// Retransmission time-out of RFC 6298 §2.3, with our floor.
+    /// Retransmission time-out of RFC 6298 §2.3, with our floor; longer while this node is unwell.
     fn rto(&self) -> Duration {
+        let patience = 1 + u32::from(self.pace.health);
         match self.smoothed {
-            Some((srtt, variation)) => (srtt + variation * 4).max(Self::MIN_RTO),
-            None => Self::FIRST_RTO,
+            Some((srtt, variation)) => (srtt + variation * 4).max(Self::MIN_RTO) * patience,
+            None => Self::FIRST_RTO * patience,
         }
     }
 
@@ -354,33 +466,14 @@ impl Prober {
         }
     }
 
-    fn smooth(&mut self, rtt: Duration) {
+    pub(super) fn smooth(&mut self, rtt: Duration) {
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
             Some((srtt, variation)) => (srtt * 7 / 8 + rtt / 8, variation * 3 / 4 + srtt.abs_diff(rtt) / 4),
         });
     }
 
-    /// Turns the prober's report into measurements of this end. When each probe was sent is known to the prober alone; here
-    /// they count as sent just before the report.
-    fn take_report(&mut self, report: &ProbeReport, now: Instant) {
-        let before = self.peer_report.replace(*report);
-        // The first report, or a prober that started anew (its counters went back), is only a starting point.
-        let old = before.filter(|old| report.sent.wrapping_sub(old.sent) < u32::MAX / 2).unwrap_or(*report);
-        let lost = report.lost.wrapping_sub(old.lost);
-        let known = before.map_or(0, |old| old.sequence);
-        for _ in 0..lost.min(Self::MAX_OUTSTANDING as u32) * u32::from(lost < u32::MAX / 2) {
-            self.measure(Measurement::Lost { sent: now });
-        }
-        if report.sequence != known && report.sequence != 0 {
-            let (path_rtt, tunnel_rtt) = (report.path_rtt, report.tunnel_rtt);
-            self.smooth(path_rtt);
-            let late = lost > u32::MAX / 2;
-            self.measure(Measurement::Sample { sent: now - tunnel_rtt, path_rtt, tunnel_rtt, late });
-        }
-    }
-
-    fn measure(&mut self, measurement: Measurement) {
+    pub(super) fn measure(&mut self, measurement: Measurement) {
         if self.measurements.len() < Self::MAX_MEASUREMENTS {
             self.measurements.push_back(measurement);
         }
@@ -400,43 +493,58 @@ pub(super) fn jittered(interval: Duration, rng: &mut impl RngCore) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::measurement::{Discard, Sample};
+    use crate::identity::NodeId;
+    use crate::wire::probe::Probe;
     use rand_chacha::ChaCha12Rng;
     use rand_core::SeedableRng;
+
+    fn pace() -> Pace {
+        Pace::new(Class::Active, Duration::from_secs(1))
+    }
+
+    fn arrival(now: Instant) -> Arrival {
+        Arrival::at(NodeId::from_bytes([9; 16]), now)
+    }
 
     /// Two ends of one link in virtual time; `up` decides whether a packet sent at an instant arrives.
     struct Pair {
         now: Instant,
         ends: [Prober; 2],
+        /// What the ends' data threads note of the other's requests.
+        requests: [Requests; 2],
         rng: ChaCha12Rng,
         delay: Duration,
-        wire: Vec<(Instant, usize, crate::wire::probe::Probe)>,
+        wire: Vec<(Instant, usize, Probe)>,
         sent: usize,
     }
 
     impl Pair {
         fn new(delay: Duration) -> Self {
-            let interval = Duration::from_secs(1);
-            let ends = [Prober::new(true, interval, Instant::ZERO), Prober::new(false, interval, Instant::ZERO)];
-            Pair { now: Instant::ZERO, ends, rng: ChaCha12Rng::seed_from_u64(1), delay, wire: vec![], sent: 0 }
+            let ends = [true, false].map(|initiator| Prober::new(initiator, pace(), Instant::ZERO));
+            let (requests, rng) = ([Requests::default(); 2], ChaCha12Rng::seed_from_u64(1));
+            Pair { now: Instant::ZERO, ends, requests, rng, delay, wire: vec![], sent: 0 }
         }
 
         fn run(&mut self, until: Instant, up: impl Fn(Instant) -> bool) {
-            use crate::wire::probe::Probe;
             while self.now < until {
                 let timer = self.ends.iter().map(Prober::poll_timeout).min().unwrap_or(until);
-                let arrival = self.wire.iter().map(|(at, ..)| *at).min().unwrap_or(until);
-                self.now = timer.min(arrival).min(until).max(self.now);
+                let next = self.wire.iter().map(|(at, ..)| *at).min().unwrap_or(until);
+                self.now = timer.min(next).min(until).max(self.now);
                 let (due, rest): (Vec<_>, Vec<_>) = self.wire.drain(..).partition(|(at, ..)| *at <= self.now);
                 self.wire = rest;
                 for (_, to, probe) in due {
                     let now = self.now;
                     match probe {
                         Probe::Request(request) => {
-                            let reply = self.ends[to].on_request(&request, now, now, now);
+                            self.requests[to].note(request.run, request.sequence);
+                            let receipts = self.requests[to].receipts();
+                            let reply = ProbeReply { receipts, ..ProbeReply::to(&request, now, now, now) };
+                            self.ends[to].on_request(&request, &arrival(now), now);
                             self.send(1 - to, Probe::Reply(reply), &up);
                         }
                         Probe::Reply(reply) => {
-                            self.ends[to].on_reply(&reply, now, now, now);
+                            self.ends[to].on_reply(&reply, &arrival(now), now);
                         }
                     }
                 }
@@ -448,7 +556,7 @@ mod tests {
             }
         }
 
-        fn send(&mut self, to: usize, probe: crate::wire::probe::Probe, up: &impl Fn(Instant) -> bool) {
+        fn send(&mut self, to: usize, probe: Probe, up: &impl Fn(Instant) -> bool) {
             self.sent += 1;
             if up(self.now) {
                 self.wire.push((self.now + self.delay, to, probe));
@@ -462,8 +570,8 @@ mod tests {
 
     fn path_rtt(measurement: &Measurement) -> Option<Duration> {
         match measurement {
-            Measurement::Sample { path_rtt, .. } => Some(*path_rtt),
-            Measurement::Lost { .. } => None,
+            Measurement::Sample(sample) => Some(sample.path_rtt),
+            _ => None,
         }
     }
 
@@ -475,8 +583,7 @@ mod tests {
     fn both_ends_hold_the_same_series_with_two_packets_per_interval() {
         let mut pair = Pair::new(Duration::from_millis(5));
         pair.run(Instant::from_millis(60_000), |_| true);
-        let first = pair.measurements(0);
-        let second = pair.measurements(1);
+        let [first, second] = [0, 1].map(|end| pair.measurements(end));
         assert!((55..=67).contains(&first.len()), "{}", first.len());
         let rtts = |all: &[Measurement]| -> Vec<Duration> { all.iter().filter_map(path_rtt).collect() };
         assert_eq!(rtts(&second), rtts(&first)[..second.len()], "the reflector learns each one with the next request");
@@ -523,27 +630,22 @@ mod tests {
         pair.run(Instant::from_millis(20_000), |_| true);
         let measured = pair.measurements(0);
         let lost = measured.iter().filter(|m| is_lost(m)).count();
-        let late = measured.iter().filter(|m| matches!(m, Measurement::Sample { late: true, .. })).count();
+        let late = measured.iter().filter(|m| matches!(m, Measurement::Sample(Sample { late: Some(_), .. }))).count();
         assert!(late > 0 && lost >= late, "lost {lost}, late {late}");
         assert!(late + 4 >= lost, "each answered loss was taken back: lost {lost}, late {late}");
     }
 
     #[test]
     fn forged_and_repeated_answers_change_nothing() {
-        let mut prober = Prober::new(true, Duration::from_secs(1), Instant::ZERO);
+        let mut prober = Prober::new(true, pace(), Instant::ZERO);
         let mut rng = ChaCha12Rng::seed_from_u64(2);
         let request = prober.handle_timeout(Instant::ZERO, &mut rng).expect("due at once");
         let now = Instant::from_millis(10);
-        let reply = ProbeReply {
-            sequence: request.sequence,
-            sent_nanos: request.sent_nanos,
-            held_since_kernel: Duration::ZERO,
-            held_since_read: Duration::ZERO,
-        };
-        assert!(!prober.on_reply(&ProbeReply { sequence: 77, ..reply }, now, now, now));
-        assert!(!prober.on_reply(&ProbeReply { sent_nanos: 1, ..reply }, now, now, now));
-        assert!(prober.on_reply(&reply, now, now, now));
-        assert!(!prober.on_reply(&reply, now, now, now), "the second copy");
+        let reply = ProbeReply::to(&request, now, now, now);
+        assert!(!prober.on_reply(&ProbeReply { sequence: 77, ..reply }, &arrival(now), now));
+        assert!(!prober.on_reply(&ProbeReply { sent_nanos: 1, ..reply }, &arrival(now), now));
+        assert!(prober.on_reply(&reply, &arrival(now), now));
+        assert!(!prober.on_reply(&reply, &arrival(now), now), "the second copy");
         assert_eq!(prober.poll_measurement().into_iter().count(), 1);
     }
 
@@ -570,17 +672,14 @@ mod tests {
 
     #[test]
     fn a_reflector_cannot_make_a_round_trip_negative() {
-        let mut prober = Prober::new(true, Duration::from_secs(1), Instant::ZERO);
+        let mut prober = Prober::new(true, pace(), Instant::ZERO);
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         let request = prober.handle_timeout(Instant::ZERO, &mut rng).expect("due at once");
         let now = Instant::from_millis(10);
-        let reply = ProbeReply {
-            sequence: request.sequence,
-            sent_nanos: request.sent_nanos,
-            held_since_kernel: Duration::MAX,
-            held_since_read: Duration::ZERO,
-        };
-        assert!(!prober.on_reply(&reply, now, now, now));
-        assert_eq!(prober.poll_measurement(), None);
+        let reply = ProbeReply { held_since_kernel: Duration::MAX, ..ProbeReply::to(&request, now, now, now) };
+        assert!(prober.on_reply(&reply, &arrival(now), now));
+        let discarded = Measurement::Discarded { sent: Instant::ZERO, reason: Discard::Negative, late: None };
+        assert_eq!(prober.poll_measurement(), Some(discarded), "dropped and counted, never clamped");
+        assert_eq!((prober.poll_measurement(), prober.smoothed_rtt()), (None, None));
     }
 }

@@ -341,7 +341,7 @@ impl Driver {
             // The event that says so is in another queue and may come after.
             self.establish(packet.node, packet.source, packet.local, now);
         }
-        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
+        let arrival = self.arrival(&packet);
         if let Err(reason) = self.engine.handle_message(arrival, &packet.bytes, now, wall) {
             self.drops[reason as usize] += 1;
             tracing::debug!(peer = %packet.node, reason = reason.name(), "control message dropped");
@@ -350,10 +350,15 @@ impl Driver {
 
     /// A probe that woke nobody when it came.
     fn take_late_probe(&mut self, packet: &ControlPacket) {
-        let arrival = Arrival { peer: packet.node, stamped: packet.at, read: packet.read };
+        let arrival = self.arrival(packet);
         if let Err(reason) = self.engine.handle_late_probe(arrival, &packet.bytes, clock::now()) {
             self.drops[reason as usize] += 1;
         }
+    }
+
+    fn arrival(&self, packet: &ControlPacket) -> Arrival {
+        let arrived = self.links.get(packet.node).map(|link| link.peer.tunnel().arrived()).unwrap_or_default();
+        Arrival { peer: packet.node, stamped: packet.at, read: packet.read, steady: packet.steady, arrived }
     }
 
     fn take_event(&mut self, event: dataplane::Event) {

@@ -281,7 +281,9 @@ fn cell(node: NodeId, status: &PeerStatus) -> Cell {
     let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
     let state = match status.state {
         PeerState::Up => CellState::Up,
+        PeerState::Degraded => CellState::Degraded,
         PeerState::Suspect => CellState::Suspect,
+        PeerState::Unknown => CellState::Unknown,
         PeerState::Down => CellState::Down,
         PeerState::New => CellState::New,
         PeerState::Expired => CellState::Expired,
@@ -307,7 +309,8 @@ fn cell(node: NodeId, status: &PeerStatus) -> Cell {
 
 fn state(state: CellState) -> Option<PeerState> {
     match state {
-        CellState::Up | CellState::Degraded => Some(PeerState::Up),
+        CellState::Up => Some(PeerState::Up),
+        CellState::Degraded => Some(PeerState::Degraded),
         CellState::Suspect => Some(PeerState::Suspect),
         CellState::Down => Some(PeerState::Down),
         CellState::New => Some(PeerState::New),

@@ -6,7 +6,8 @@
 //! of its own behind it.
 
 use super::links::Links;
-use crate::control::probe::{LinkState, Measurement};
+use crate::control::measurement::{Measurement, Sample};
+use crate::control::probe::LinkState;
 use crate::identity::NodeId;
 use crate::telemetry::{EventKind, EventRing};
 use crate::time::{Instant, UnixTime};
@@ -26,14 +27,15 @@ impl Monitor {
     pub(super) fn measured(&mut self, links: &mut Links, node: NodeId, measurement: &Measurement, now: Instant) {
         let Some(link) = links.get_mut(node) else { return };
         match *measurement {
-            Measurement::Sample { sent, path_rtt, late, .. } => {
-                if late {
-                    link.statistics.late(now, sent, path_rtt);
-                } else {
-                    link.statistics.answered(now, sent, path_rtt);
-                }
+            Measurement::Sample(Sample { sent, path_rtt, late: Some(_), .. }) => {
+                link.statistics.late(now, sent, path_rtt);
             }
-            Measurement::Lost { sent } => link.statistics.lost(now, sent),
+            Measurement::Sample(Sample { sent, path_rtt, .. }) => link.statistics.answered(now, sent, path_rtt),
+            Measurement::Lost { sent, .. } => link.statistics.lost(now, sent),
+            Measurement::Placed { .. }
+            | Measurement::Discarded { .. }
+            | Measurement::Disorder { .. }
+            | Measurement::Data { .. } => {}
         }
     }
 
@@ -42,9 +44,10 @@ impl Monitor {
         let kind = match to {
             LinkState::Up => EventKind::Up,
             LinkState::Down => EventKind::Down,
+            LinkState::Unknown => EventKind::Unknown,
             LinkState::New | LinkState::Suspect => EventKind::Suspect,
         };
-        if to == LinkState::Down || from == LinkState::Down || from == LinkState::New {
+        if to.is_silent() || from.is_silent() || from == LinkState::New {
             tracing::info!(peer = %name, ?from, ?to, "link");
         } else {
             tracing::debug!(peer = %name, ?from, ?to, "link");

@@ -72,6 +72,7 @@ impl Driver {
             LinkState::Up if !expired => PeerState::Up,
             LinkState::Suspect if !expired => PeerState::Suspect,
             LinkState::Down if !expired => PeerState::Down,
+            LinkState::Unknown if !expired => PeerState::Unknown,
             LinkState::New if !expired => PeerState::New,
             _ => PeerState::Expired,
         };
@@ -153,7 +154,15 @@ impl Driver {
                     advice: "sign a new one: meshctl request there, meshctl sign at the authority".into(),
                     since: Some(peer.certificate_expires),
                 }),
-                PeerState::Up | PeerState::New => {}
+                PeerState::Unknown => problems.push(Problem {
+                    gravity: Gravity::Warning,
+                    kind: "peer_unknown".into(),
+                    peer: Some(peer.name.clone()),
+                    message: format!("{} is not heard, and this node is unwell itself", peer.name),
+                    advice: "see what keeps this host busy, or whether its clock was set".into(),
+                    since,
+                }),
+                PeerState::Up | PeerState::Degraded | PeerState::New => {}
             }
         }
         for collision in &view.collisions {

@@ -10,7 +10,7 @@ use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::relay::Relay;
 use super::transmit::Transmitter;
-use crate::platform::clock::{self, Reading};
+use crate::platform::clock::{self, Reading, StepWatch};
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
 use crate::platform::udp_batch::{ReceiveBatch, Received};
@@ -54,6 +54,7 @@ pub(super) struct Inbound {
     transmitter: Transmitter,
     relay: Relay,
     received: ReceiveBatch,
+    steps: StepWatch,
     /// How many buffers the next receive may fill.
     most: usize,
     /// Data messages of the batch.
@@ -102,6 +103,7 @@ impl Inbound {
             relay: Relay::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
             transmitter,
             received: ReceiveBatch::new(BUFFERS, BUFFER),
+            steps: StepWatch::default(),
             most: BUFFERS,
             items: Vec::with_capacity(MOST_ITEMS),
             bytes: 0,
@@ -133,6 +135,7 @@ impl Inbound {
         let found = if count < self.most { Found::All } else { Found::More };
         self.counters.batch();
         let reading = Reading::take();
+        self.steps.look(&reading);
         let mut joined = false;
         for buffer in 0..count {
             let Some(about) = self.received.about(buffer) else {
@@ -370,8 +373,8 @@ impl Inbound {
         });
     }
 
-    /// Passes a control packet up. A probe of a calm link wakes nobody: a request is answered here, the sooner the
-    /// better, and what either kind says of the link can wait until the control task is awake for another reason.
+    /// Passes a control packet up. A request of the probes' schedule is answered here, the sooner the better. A probe of a
+    /// calm link wakes nobody: what it says of the link can wait until the control task is awake for another reason.
     fn take_control(
         &self,
         table: &ForwardingTable,
@@ -383,16 +386,21 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         let about = self.received.about(item.buffer).ok_or(DropReason::Malformed)?;
         let (source, local, at) = (about.source, about.destination, stamp(&about, reading));
-        let packet = ControlPacket { node: peer.node(), source, local, at, read: reading.now, bytes: payload.to_vec() };
-        let probe = Probe::decode(payload).filter(|probe| peer.is_calm() && probe.is_routine());
-        let (Some(probe), IpAddr::V6(to)) = (probe, inner.source) else {
-            return self.queues.control.try_send(packet).map_err(|_| DropReason::QueueFull);
-        };
+        let (read, steady, bytes) = (reading.now, self.steps.is_steady(reading.now), payload.to_vec());
+        let packet = ControlPacket { node: peer.node(), source, local, at, read, steady, bytes };
+        let probe = Probe::decode(payload).filter(Probe::is_routine);
         // Queued first: a peer that sends more requests than are read gets no answers either.
-        self.queues.probes.try_send(packet).map_err(|_| DropReason::QueueFull)?;
-        if let Probe::Request(request) = probe {
-            let now = clock::now();
-            let reply = ProbeReply::to(&request, now.saturating_since(at), now.saturating_since(reading.now));
+        if probe.is_some() && peer.is_calm() {
+            self.queues.probes.try_send(packet).map_err(|_| DropReason::QueueFull)?;
+        } else {
+            self.queues.control.try_send(packet).map_err(|_| DropReason::QueueFull)?;
+        }
+        if let (Some(Probe::Request(request)), IpAddr::V6(to)) = (probe, inner.source)
+            && let Some(receipts) = peer.note_request(&request)
+        {
+            let (health, arrived) = (peer.health(), peer.tunnel().arrived());
+            let reply = ProbeReply::to(&request, at, read, clock::now());
+            let reply = ProbeReply { unsteady: !steady, health, receipts, arrived, ..reply };
             let answer = overlay::wrap(table.local().address_v6, to, &Probe::Reply(reply).encode());
             return self.transmitter.send_packet(peer, None, &answer);
         }

@@ -3,10 +3,12 @@
 use crate::identity::NodeId;
 use crate::time::Instant;
 use crate::tunnel::Tunnel;
+use crate::wire::probe::ProbeRequest;
+use crate::wire::receipts::{Receipt, Receipts, Requests};
 use arc_swap::{ArcSwapOption, Guard};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The shortest time between two events of one kind about one peer, in nanoseconds: the control task needs to learn of
 /// a move or a wish once, and a second is shorter than anything it decides.
@@ -31,6 +33,8 @@ pub struct Peer {
     mtu: AtomicU16,
     stock: bool,
     calm: AtomicBool,
+    requests: Mutex<Requests>,
+    health: AtomicU8,
     moved: Throttle,
     wanted: Throttle,
 }
@@ -55,6 +59,8 @@ impl Peer {
             path: ArcSwapOption::empty(),
             mtu: AtomicU16::new(mtu),
             calm: AtomicBool::new(false),
+            requests: Mutex::default(),
+            health: AtomicU8::new(0),
             moved: Throttle::default(),
             wanted: Throttle::default(),
         })
@@ -102,9 +108,27 @@ impl Peer {
 
     /// Says whether the link answers its probes.
     ///
-    /// On a calm link the data thread answers probes by itself and wakes the control task for none of them.
+    /// The probes of a calm link wake the control task for none of them.
     pub fn set_calm(&self, calm: bool) {
         self.calm.store(calm, Ordering::Relaxed);
+    }
+
+    /// How unwell this node says it is when it answers the peer's probes.
+    pub fn health(&self) -> u8 {
+        self.health.load(Ordering::Relaxed)
+    }
+
+    /// Sets how unwell this node says it is: 0 is well.
+    pub fn set_health(&self, health: u8) {
+        self.health.store(health, Ordering::Relaxed);
+    }
+
+    /// Takes note of a request of the schedule; returns which ones came so far, or `None` where this one came before.
+    pub(super) fn note_request(&self, request: &ProbeRequest) -> Option<Receipts> {
+        // A panic under the lock ends the process in production; in tests the row is still worth reading.
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let receipt = requests.note(request.run, request.sequence);
+        (receipt != Receipt::Duplicated).then(|| requests.receipts())
     }
 
     pub(super) fn may_report_move(&self, now: Instant) -> bool {

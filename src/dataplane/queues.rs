@@ -44,6 +44,8 @@ pub struct ControlPacket {
     pub at: Instant,
     /// When the data thread read it.
     pub read: Instant,
+    /// Whether no clock was set between the two.
+    pub steady: bool,
     /// The payload behind the IPv6 and UDP headers.
     pub bytes: Vec<u8>,
 }
@@ -97,8 +99,7 @@ pub struct Receivers {
     pub datagrams: mpsc::Receiver<UnopenedDatagram>,
     /// Control packets.
     pub control: mpsc::Receiver<ControlPacket>,
-    /// Probes of calm links, the requests among them already answered. Nobody is woken for them: whoever is awake takes
-    /// them.
+    /// Probes of calm links. Nobody is woken for them: whoever is awake takes them.
     pub probes: std::sync::mpsc::Receiver<ControlPacket>,
     /// Events.
     pub events: mpsc::Receiver<Event>,

@@ -12,7 +12,8 @@ use crate::platform::udp::{UdpOptions, UdpSocket};
 use crate::tunnel::{Host, Initiation, Outbox, Sealed, Tunnel, TunnelOptions};
 use crate::wire::DropReason;
 use crate::wire::overlay::{CONTROL_PORT, wrap};
-use crate::wire::probe::{PING, Probe, ProbeReply, ProbeReport, ProbeRequest};
+use crate::wire::probe::{PING, Probe, ProbeRequest};
+use crate::wire::receipts::Receipts;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use std::io::{ErrorKind, Read, Write};
@@ -496,33 +497,46 @@ fn probes_of_a_calm_link_are_answered_at_once_and_wake_nobody() {
         let (mut a, mut b) = pair();
         let (from, to): (Ipv6Addr, Ipv6Addr) = (v6(2).parse().unwrap(), v6(1).parse().unwrap());
         let (table, others) = (b.table.load_full(), a.table.load_full());
-        let request =
-            |sequence| ProbeRequest { sequence, sent_nanos: 77, report: ProbeReport { sent: 5, ..Default::default() } };
+        let request = |sequence| ProbeRequest { sequence, sent_nanos: 77, run: 8, ..ProbeRequest::default() };
         let ask = |sequence| {
             let message = wrap(from, to, &Probe::Request(request(sequence)).encode());
             b.plane.transmitter().send_packet(&table.peers()[0], None, &message).unwrap();
         };
-        // Not calm: the control task is asked.
+        let mut answer = || {
+            let answer = b.control.blocking_recv().unwrap();
+            let Some(Probe::Reply(reply)) = Probe::decode(&answer.bytes) else { panic!("{answer:?}") };
+            reply
+        };
+        // Not calm: the control task hears of it at once.
         ask(1);
         assert_eq!(Probe::decode(&a.control.blocking_recv().unwrap().bytes), Some(Probe::Request(request(1))));
+        assert_eq!(answer().sequence, 1);
 
         others.peers()[0].set_calm(true);
-        ask(2);
-        let answer = b.control.blocking_recv().unwrap();
-        let Some(Probe::Reply(reply)) = Probe::decode(&answer.bytes) else { panic!("{answer:?}") };
-        assert_eq!(reply, ProbeReply::to(&request(2), reply.held_since_kernel, reply.held_since_read));
+        others.peers()[0].set_health(3);
+        // Number 2 never comes, and number 3 comes twice: as far as the tunnel goes, they are two messages.
+        ask(3);
+        ask(3);
+        ask(4);
+        let (reply, last) = (answer(), answer());
+        assert_eq!((reply.sequence, reply.sent_nanos, reply.health, reply.unsteady), (3, 77, 3, false));
         assert!(reply.held_since_read <= reply.held_since_kernel);
+        assert_eq!(last.sequence, 4, "a copy is not answered");
+        let Receipts { highest, window, reordered, duplicated } = last.receipts;
+        assert_eq!((highest, window, reordered, duplicated), (4, 0b1011, 0, 1));
+        assert!(last.arrived.expected >= 4 && last.arrived.accepted == last.arrived.expected, "{last:?}");
         let kept = a.probes.recv().unwrap();
-        assert_eq!((kept.node, Probe::decode(&kept.bytes)), (node(2), Some(Probe::Request(request(2)))));
+        assert_eq!((kept.node, Probe::decode(&kept.bytes)), (node(2), Some(Probe::Request(request(3)))));
+        assert!(kept.steady);
         assert!(a.control.try_recv().is_err());
 
         // An operator waits for a ping, so it goes the short way.
-        ask(3 | PING);
-        assert_eq!(Probe::decode(&a.control.blocking_recv().unwrap().bytes), Some(Probe::Request(request(3 | PING))));
+        ask(5 | PING);
+        assert_eq!(Probe::decode(&a.control.blocking_recv().unwrap().bytes), Some(Probe::Request(request(5 | PING))));
 
         // Requests that nobody takes in are not answered for ever.
         for sequence in 0..2_000 {
-            ask(4 + sequence);
+            ask(6 + sequence);
         }
         a.until("a full queue", |_, inbound| inbound.dropped(DropReason::QueueFull) > 0);
     });

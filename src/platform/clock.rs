@@ -34,10 +34,29 @@ pub struct Reading {
     pub realtime_nanos: u64,
 }
 
+/// Two clocks read further apart than this were read with the thread asleep in between: on a busy host the stamps would
+/// be wrong by as much.
+const CLOSE_ENOUGH: Duration = Duration::from_micros(5);
+
+/// How often a reading is tried again until it is close: each time costs less than 100 ns.
+const TRIES: usize = 4;
+
 impl Reading {
-    /// Reads both clocks.
+    /// Reads both clocks, as nearly at the same moment as can be.
     pub fn take() -> Self {
-        Reading { now: now(), realtime_nanos: realtime_nanos() }
+        let mut closest = Duration::MAX;
+        let mut reading = Reading { now: Instant::ZERO, realtime_nanos: 0 };
+        for _ in 0..TRIES {
+            let (before, realtime_nanos, after) = (now(), realtime_nanos(), now());
+            let apart = after.saturating_since(before);
+            if apart < closest {
+                (closest, reading) = (apart, Reading { now: before + apart / 2, realtime_nanos });
+            }
+            if apart <= CLOSE_ENOUGH {
+                break;
+            }
+        }
+        reading
     }
 
     /// Returns the wall clock in whole seconds.
@@ -54,6 +73,39 @@ impl Reading {
             Some(age) if age <= MAX_STAMP_AGE_NANOS => self.now - Duration::from_nanos(age),
             _ => self.now,
         }
+    }
+}
+
+/// Notices when the wall clock is set: the kernel's receive stamps that were taken before must not be read after.
+///
+/// A clock that is slewed carries both clocks with it and is no step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepWatch {
+    /// The wall clock less the monotonic one, in nanoseconds.
+    offset: Option<i128>,
+    unsteady_until: Instant,
+}
+
+impl StepWatch {
+    /// The smallest step that counts: as much as a sample may be wrong by.
+    const SMALLEST: i128 = 100_000;
+    /// How long stamps from before a step may lie in the socket's buffer.
+    const DOUBTFUL: Duration = Duration::from_secs(2);
+
+    /// Compares a reading with the last one; returns by how many nanoseconds the wall clock was set, if it was.
+    pub fn look(&mut self, reading: &Reading) -> Option<i64> {
+        let offset = i128::from(reading.realtime_nanos) - i128::from(reading.now.as_nanos());
+        let step = offset - self.offset.replace(offset)?;
+        if step.abs() <= Self::SMALLEST {
+            return None;
+        }
+        self.unsteady_until = reading.now + Self::DOUBTFUL;
+        Some(i64::try_from(step).unwrap_or(if step < 0 { i64::MIN } else { i64::MAX }))
+    }
+
+    /// Whether a stamp that is read now can be believed.
+    pub fn is_steady(&self, now: Instant) -> bool {
+        now >= self.unsteady_until
     }
 }
 
@@ -77,6 +129,18 @@ mod tests {
             last = next;
         }
         assert!(wall() > UnixTime::from_secs(1_600_000_000), "this host's wall clock is before 2020");
+    }
+
+    #[test]
+    fn a_set_clock_is_noticed_and_a_slewed_one_is_not() {
+        let at = |millis, realtime_nanos| Reading { now: Instant::from_millis(millis), realtime_nanos };
+        let mut watch = StepWatch::default();
+        assert_eq!(watch.look(&at(0, 5_000_000_000)), None);
+        assert_eq!(watch.look(&at(1_000, 6_000_100_000)), None, "no more than a reading is wrong by");
+        assert_eq!(watch.look(&at(2_000, 8_000_100_000)), Some(1_000_000_000));
+        assert!(!watch.is_steady(Instant::from_millis(3_999)) && watch.is_steady(Instant::from_millis(4_000)));
+        assert_eq!(watch.look(&at(5_000, 10_000_000_000)), Some(-1_000_100_000));
+        assert_eq!(watch.look(&at(6_000, 0)), Some(-11_000_000_000));
     }
 
     #[test]

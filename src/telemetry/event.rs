@@ -13,6 +13,18 @@ pub enum EventKind {
     Suspect,
     /// A peer does not answer.
     Down,
+    /// A peer does not answer, and this node is unwell: it may be the one that does not hear.
+    Unknown,
+    /// A link answers, but worse than it should.
+    Degraded,
+    /// Nobody hears a node any more: it is the node, not the links to it.
+    NodeDown,
+    /// A link's round trip has taken a step against what it was before.
+    LatencyStep,
+    /// This host's wall clock was set.
+    ClockStep,
+    /// This node is unwell, or well again: what it measures of others is to be read with care.
+    Observer,
     /// Packets take another path.
     PathChanged,
     /// A member became known.

@@ -167,6 +167,8 @@ pub(super) struct Session {
     pub(super) established: Instant,
     /// Messages sealed so far.
     pub(super) sent: u64,
+    /// One more than the highest counter opened.
+    reached: u64,
     /// When the peer was first heard on it.
     pub(super) proven: Option<Instant>,
     /// When the initiator confirms it again if nothing was heard, and how often it did.
@@ -186,6 +188,7 @@ impl Session {
             role,
             established: now,
             sent: 0,
+            reached: 0,
             proven: None,
             confirm: None,
             rekey_at: now + REJECT_AFTER_TIME,
@@ -205,6 +208,14 @@ impl Session {
     /// Whether it may seal another message.
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         self.is_confirmed() && !self.is_expired(now) && self.sent < REJECT_AFTER_MESSAGES
+    }
+
+    /// Takes note of the counter of a message that was opened; returns how many more messages than before the peer is known
+    /// to have sealed.
+    pub(super) fn reach(&mut self, counter: u64) -> u64 {
+        let before = self.reached;
+        self.reached = before.max(counter.saturating_add(1));
+        self.reached - before
     }
 
     /// Seals a packet, padded with zeros to a multiple of 16 bytes but never above `mtu` (paper §5.4.6). An empty packet

@@ -13,6 +13,7 @@ use super::status::{Role, SessionStatus, Traffic, TunnelStatus};
 use super::{Opened, Sealed, TunnelOptions};
 use crate::time::Instant;
 use crate::wire::DropReason;
+use crate::wire::probe::Arrivals;
 
 /// Silence after which a packet from the peer is news: the reconnect loop starts over from its shortest wait.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -69,6 +70,7 @@ pub(super) struct State {
     pub(super) initiations: u64,
     pub(super) sent: Traffic,
     pub(super) received: Traffic,
+    pub(super) arrived: Arrivals,
     pub(super) keepalives: (u64, u64),
     drops: [u64; DropReason::ALL.len()],
 }
@@ -104,6 +106,7 @@ impl State {
             initiations: 0,
             sent: Traffic::default(),
             received: Traffic::default(),
+            arrived: Arrivals::default(),
             keepalives: (0, 0),
             drops: [0; DropReason::ALL.len()],
         }
@@ -180,6 +183,10 @@ impl State {
         let named = self.sessions.iter().position(|session| session.index == index);
         let at = named.filter(|at| !self.sessions[*at].is_expired(now)).ok_or(DropReason::UnknownSession)?;
         let content = self.sessions[at].open(datagram, out)?;
+        // Messages are numbered from 0 in each session, so that those which are missing can be counted.
+        let newly_expected = self.sessions[at].reach(counter_of(datagram));
+        self.arrived.expected = self.arrived.expected.wrapping_add(newly_expected as u32);
+        self.arrived.accepted = self.arrived.accepted.wrapping_add(1);
         let confirmed = self.heard(now, at);
         let length = match content {
             Content::Nonsense => return Err(DropReason::BadInnerPacket),
@@ -298,6 +305,7 @@ impl State {
             initiating: !self.attempts.is_empty(),
             sent: self.sent,
             received: self.received,
+            arrived: self.arrived,
             keepalives: self.keepalives,
             last_received: self.last_received,
             held: self.held.len(),

@@ -2,6 +2,7 @@
 
 use crate::time::Instant;
 use crate::wire::DropReason;
+use crate::wire::probe::Arrivals;
 
 /// Who started the handshake of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct TunnelStatus {
     pub sent: Traffic,
     /// Packets and bytes of packets opened, without keepalives and padding.
     pub received: Traffic,
+    /// The peer's messages by the numbers they carry: what is expected and did not come is lost.
+    pub arrived: Arrivals,
     /// Keepalives sent and received, confirmations among them.
     pub keepalives: (u64, u64),
     /// When anything of the peer's was last authenticated.

@@ -16,6 +16,7 @@ use super::timers::Effort;
 use super::{Datagram, Initiation, Opened, PeerKey, Sealed, TunnelOptions};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
+use crate::wire::probe::Arrivals;
 
 /// The tunnel to one peer: its sessions, its handshakes, and packets waiting for either.
 ///
@@ -93,6 +94,11 @@ impl Tunnel {
     /// The state of the tunnel, for display.
     pub fn status(&self, now: Instant) -> TunnelStatus {
         self.state().status(now)
+    }
+
+    /// What was seen of the peer's messages, by the numbers they carry.
+    pub fn arrived(&self) -> Arrivals {
+        self.state().arrived
     }
 
     /// Takes the tunnel out of service at once: sessions, attempts and waiting packets are dropped, and nothing passes any

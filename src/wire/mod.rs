@@ -7,6 +7,7 @@ pub mod introduction;
 pub mod join;
 pub mod overlay;
 pub mod probe;
+pub mod receipts;
 pub mod row;
 mod sealed;
 

@@ -12,6 +12,8 @@ use meshd::identity::{
     Term, WireguardKey,
 };
 use meshd::time::{Instant, UnixTime};
+use meshd::wire::probe::{Probe, ProbeReply};
+use meshd::wire::receipts::{Receipt, Requests};
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -31,6 +33,8 @@ struct Tunnel {
     asked: BTreeSet<u64>,
     /// Sessions of which we are the responder and have heard nothing yet.
     unconfirmed: BTreeSet<u64>,
+    /// The peer's requests, as a data thread notes them.
+    requests: Requests,
 }
 
 /// A simulated host.
@@ -285,11 +289,24 @@ impl Mesh {
                     engine.handle_roam(node, delivery.from, now);
                 }
                 if !payload.is_empty() {
-                    let arrival = Arrival { peer: node, stamped: now, read: now };
+                    let arrival = Arrival::at(node, now);
                     let _ = engine.handle_message(arrival, &payload, now, wall);
+                    self.answer(index, node, &payload);
                 }
             }
         }
+    }
+
+    /// Answers a request of the probes' schedule, as a data thread does.
+    fn answer(&mut self, index: usize, node: NodeId, payload: &[u8]) {
+        let Some(Probe::Request(request)) = Probe::decode(payload).filter(Probe::is_routine) else { return };
+        let Some(tunnel) = self.hosts[index].tunnels.get_mut(&node) else { return };
+        if tunnel.requests.note(request.run, request.sequence) == Receipt::Duplicated {
+            return;
+        }
+        let (now, receipts) = (self.now, tunnel.requests.receipts());
+        let reply = ProbeReply { receipts, ..ProbeReply::to(&request, now, now, now) };
+        self.seal(index, node, None, &Probe::Reply(reply).encode());
     }
 
     /// Does what a host's engine asks for.
@@ -319,7 +336,8 @@ impl Mesh {
         match change {
             PeerChange::Add { node, key, endpoint, .. } => {
                 let empty = (vec![], BTreeSet::new(), BTreeSet::new());
-                let tunnel = Tunnel { key, endpoint, sessions: empty.0, asked: empty.1, unconfirmed: empty.2 };
+                let (sessions, asked, unconfirmed) = empty;
+                let tunnel = Tunnel { key, endpoint, sessions, asked, unconfirmed, requests: Requests::default() };
                 tunnels.insert(node, tunnel);
             }
             PeerChange::Endpoint { node, endpoint } => {

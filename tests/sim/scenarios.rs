@@ -7,6 +7,7 @@ use meshd::control::probe::LinkState;
 use meshd::identity::{Record, SignedRecord, SignedRevocation, Term};
 use meshd::time::UnixTime;
 use meshd::wire::control::{BUCKETS, ControlMessage, Digest, Items, Summary, Want, id_bytes};
+use meshd::wire::probe::PROBE_LEN;
 use minicbor::bytes::ByteVec;
 use rand_core::RngCore;
 
@@ -396,8 +397,8 @@ fn lies(mesh: &mut Mesh, liar: usize) -> Vec<Vec<u8>> {
             .encode(),
         ControlMessage::RenewalRequest.encode(),
         vec![],
-        vec![0x01; 64],
-        vec![0x02; 64],
+        vec![0x01; PROBE_LEN],
+        vec![0x02; PROBE_LEN],
         vec![0x10; 1200],
     ]
 }

@@ -185,5 +185,6 @@ fn state_name(state: LinkState) -> &'static str {
         LinkState::Up => "up",
         LinkState::Suspect => "suspect",
         LinkState::Down => "down",
+        LinkState::Unknown => "unknown",
     }
 }
