@@ -12,7 +12,7 @@ use crate::api::{
 use crate::config::alert::Severity;
 use crate::config::{Alert, Config, Receiver};
 use crate::control::PeerView;
-use crate::control::probe::Measurement;
+use crate::control::measurement::{Measurement, Sample};
 use crate::identity::NodeId;
 use crate::platform::{clock, random};
 use crate::telemetry::EventKind;
@@ -139,10 +139,10 @@ impl Driver {
             return;
         }
         let rtt = match measurement {
-            Measurement::Sample { path_rtt, late: false, .. } => Some(*path_rtt),
+            Measurement::Sample(Sample { path_rtt, late: None, .. }) => Some(*path_rtt),
             Measurement::Lost { .. } => None,
-            // It was counted when it was lost: late was too late for whoever waited.
-            Measurement::Sample { late: true, .. } => return,
+            // A late one was counted when it was lost: late was too late for whoever waited.
+            _ => return,
         };
         if let Some(member) = self.engine.membership().get(node) {
             let certificate = member.certificate();
