@@ -14,6 +14,8 @@
 
 #[path = "tunnel/bulk.rs"]
 mod bulk;
+#[path = "tunnel/circle.rs"]
+mod circle;
 #[path = "mesh/contender.rs"]
 mod contender;
 #[path = "tunnel/crowd.rs"]
