@@ -8,6 +8,7 @@ mod databases_over_the_mesh;
 mod faults;
 mod harness;
 mod lab;
+mod links;
 mod meshes;
 mod networks;
 mod outages;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             faults::CASES,
             databases::CASES,
             meshes::CASES,
+            links::CASES,
             outages::CASES,
             admission::CASES,
             revocation::CASES,

@@ -20,8 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meshd::api::{PeerState, Status};
-use meshd::config::{Bootstrap, Config};
+use meshd::config::{Bootstrap, Config, DEFAULT_MTU};
 use meshd::identity::{NodeKeys, NodeName};
+use meshd::wire::{overlay, probe};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -384,6 +385,13 @@ impl Mesh {
 
 /// The overlay's range of every mesh here.
 pub const OVERLAY: &str = "10.77.0.0/16";
+
+/// Length of the IPv4 packet of a routine probe: the inner packet padded to 16 bytes, a WireGuard data message (32), UDP and
+/// IPv4. Nothing else of an idle mesh has it.
+pub const PROBE_PACKET: usize = (overlay::HEADER_LEN + probe::PROBE_LEN).next_multiple_of(16) + 32 + 8 + 20;
+
+/// Length of the IPv4 packet of a full-size ping: the inner one is the interface's whole MTU, which no padding exceeds.
+pub const FULL_SIZE_PACKET: usize = DEFAULT_MTU as usize + 32 + 8 + 20;
 
 /// Returns a peer's state as a status shows it.
 pub fn peer_state(status: &Status, name: &str) -> Option<PeerState> {
