@@ -1,4 +1,5 @@
 //! Measured values of one kind, in order.
+#![allow(dead_code, reason = "each benchmark that includes this uses its own part of it")]
 
 /// Values in ascending order, and how many never came.
 #[derive(Clone, Debug, Default)]
@@ -32,9 +33,19 @@ impl Sample {
         }
     }
 
+    /// The mean; not a number where none came.
+    pub fn mean(&self) -> f64 {
+        self.sorted.iter().sum::<f64>() / self.sorted.len() as f64
+    }
+
     /// The lowest and the highest value.
     pub fn range(&self) -> (f64, f64) {
         (self.sorted.first().copied().unwrap_or(f64::NAN), self.sorted.last().copied().unwrap_or(f64::NAN))
+    }
+
+    /// How many came.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
     }
 
     /// How many never came.
