@@ -209,7 +209,7 @@ fn watch(wan: &Wan, pairs: &[Pair], fault: &Fault, report: &mut Report) -> Resul
         report.add("notice", format!("{}: {} says so after", fault.name, pair.name), after, "s", Target::None);
     }
     let answers = ping.finish()?.pop().unwrap_or_default();
-    let shows = answers.lost() > 0 || answers.quantile(0.99) > (DELAY * 2).as_secs_f64() * 1e6 + SHOWN;
+    let shows = answers.lost() > 0 || answers.median() > (DELAY * 2).as_secs_f64() * 1e6 + SHOWN;
     let shown = if shows { "shows it while it runs" } else { "shows nothing" };
     println!(
         "{}: ping on the network {shown}: {} of {} lost, p50 {:.0} µs, p99 {:.0} µs",
@@ -252,6 +252,6 @@ fn logged(pair: &Pair) -> BTreeSet<String> {
         Some((_, rest)) => rest.to_owned(),
         None => line.to_owned(),
     };
-    // tinc counts bytes and sockets in its dumps: not news about the network.
-    all.lines().map(timeless).filter(|line| !line.contains(" bytes in")).collect()
+    // tinc counts bytes in its dumps, and its own requests for them are lines too: not news about the network.
+    all.lines().map(timeless).filter(|line| !line.contains(" bytes ")).collect()
 }

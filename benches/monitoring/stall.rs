@@ -11,6 +11,7 @@ use crate::lab::error::Context;
 use crate::lab::mesh::FULL_SIZE_PACKET;
 use crate::lab::{Capture, Error, Lab, Result};
 use crate::options::Options;
+use crate::ping::Ping;
 use crate::pulse::Pulse;
 use crate::report::{Report, Target};
 use crate::sample::Sample;
@@ -30,8 +31,13 @@ const RTT: Duration = Duration::from_millis(10);
 /// Holds of at least this long are the pulses' work and not the machine's, µs.
 const STALLED: f64 = 1_000.0;
 
+/// Between two requests of the kernel's ping through the tunnel.
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What a series of pings showed, in microseconds.
 struct Series {
+    /// What each said of the tunnel.
+    tunnel: Vec<f64>,
     /// What each said of the network, and what the network took.
     path: Vec<(f64, f64)>,
     /// What each said of the hosts, and how long the far one held it.
@@ -45,8 +51,12 @@ struct Series {
 pub fn run(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     let stage = Stage::new(lab, options.seed, &[RTT], Duration::from_secs(1))?;
     stage.start()?;
-    let count = (options.time / 2).as_millis() / INTERVAL.as_millis();
+    let time = options.time / 2;
+    let count = time.as_millis() / INTERVAL.as_millis();
+    let through = stage.mesh.overlay(&stage.spokes[0].host).0;
+    let inside = Ping::start(&stage.hub, vec![through], PING_INTERVAL, time)?;
     let calm = series(lab, &stage, count)?;
+    let inside = inside.finish()?.pop().unwrap_or_default();
     let pulse = Pulse::start(stage.mesh.daemon(&stage.spokes[0].host)?, STAND, RUN)?;
     let stalled = series(lab, &stage, count);
     drop(pulse);
@@ -69,6 +79,10 @@ pub fn run(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
         before.quantile(0.99),
         during.quantile(0.99),
     );
+    let tunnel = Sample::new(calm.tunnel).median();
+    println!("calm: tunnel p50 {tunnel:.0} µs, the kernel's ping through it {:.0} µs", inside.median());
+    let beside = (tunnel - inside.median()).abs();
+    report.add("stall", "calm: tunnel p50 off the kernel's ping inside", beside, "µs", Target::AtMost(150.0));
     let moved = (during.median() - before.median()).abs();
     report.add("stall", "path p50 moved by 5 ms stalls of the far daemon", moved, "µs", Target::AtMost(200.0));
     let of_stalled = "path of stalled pings off the network's";
@@ -91,7 +105,9 @@ fn series(lab: &Lab, stage: &Stage, count: u128) -> Result<Series> {
     let lines = told.lines().map(|line| serde_json::from_str(line).context(line));
     let lines: Vec<PingLine> = lines.collect::<Result<_>>()?;
     let mut answers = lines.iter().filter_map(|line| match line {
-        PingLine::Reply { path_seconds, host_seconds, .. } => Some((path_seconds * 1e6, host_seconds * 1e6)),
+        PingLine::Reply { path_seconds, tunnel_seconds, host_seconds, .. } => {
+            Some([path_seconds, tunnel_seconds, host_seconds].map(|seconds| seconds * 1e6))
+        }
         _ => None,
     });
     let packets = captures.each_ref().map(|capture| truth::captured(capture, FULL_SIZE_PACKET));
@@ -104,8 +120,9 @@ fn series(lab: &Lab, stage: &Stage, count: u128) -> Result<Series> {
         Some((took.as_secs_f64() * 1e6, held as f64 / 1e3))
     };
     let seen: Vec<(f64, f64)> = exchanges.iter().filter_map(whole).collect();
-    let mut series = Series { path: Vec::new(), host: Vec::new() };
-    for ((path, host), (took, held)) in answers.by_ref().zip(&seen) {
+    let mut series = Series { tunnel: Vec::new(), path: Vec::new(), host: Vec::new() };
+    for ([path, tunnel, host], (took, held)) in answers.by_ref().zip(&seen) {
+        series.tunnel.push(tunnel);
         series.path.push((path, *took));
         series.host.push((host, *held));
     }
