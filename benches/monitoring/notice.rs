@@ -172,7 +172,7 @@ fn start(lab: &Lab, wan: &Wan, contender: &dyn Contender) -> Result<(Pair, Ipv4A
     let [near, far] = [(first.daemon)().spawn()?, (second.daemon)().spawn()?].map(Arc::new);
     let meshctl = place::binary("meshctl")?;
     let said: Said = match name {
-        "meshd" => Box::new(move |pair| status(pair, &meshctl)),
+        "meshd" => Box::new(move |pair| problems(pair, &meshctl)),
         "tinc" => Box::new(dumped),
         _ => Box::new(|pair| Ok(logged(pair))),
     };
@@ -206,6 +206,9 @@ fn watch(wan: &Wan, pairs: &[Pair], fault: &Fault, report: &mut Report) -> Resul
     for (pair, noticed) in pairs.iter().zip(noticed) {
         let (after, what) = noticed.map_or((f64::NAN, "nothing".to_owned()), |(at, what)| (at.as_secs_f64(), what));
         println!("{}: {} said {what}", fault.name, pair.name);
+        if pair.name == "meshd" {
+            println!("{}: meshd shows {}", fault.name, shown(pair)?);
+        }
         report.add("notice", format!("{}: {} says so after", fault.name, pair.name), after, "s", Target::None);
     }
     let answers = ping.finish()?.pop().unwrap_or_default();
@@ -230,11 +233,28 @@ fn heal(wan: &Wan, pairs: &[Pair]) {
 }
 
 /// What meshd's status says to be wrong with the far node.
-fn status(pair: &Pair, meshctl: &Path) -> Result<BTreeSet<String>> {
+fn problems(pair: &Pair, meshctl: &Path) -> Result<BTreeSet<String>> {
+    let problems = status(pair, meshctl)?.problems.into_iter();
+    Ok(problems.map(|problem| format!("{}: {}", problem.kind, problem.message)).collect())
+}
+
+/// meshd's status on the near host.
+fn status(pair: &Pair, meshctl: &Path) -> Result<Status> {
     let config = pair.hosts[0].dir().join("mesh/meshd.toml");
     let told = pair.hosts[0].command(meshctl).arg("--config").arg(config).args(["--json", "status"]).check()?;
-    let status: Status = serde_json::from_str(&told).context("the status of meshd")?;
-    Ok(status.problems.into_iter().map(|problem| format!("{}: {}", problem.kind, problem.message)).collect())
+    serde_json::from_str(&told).context("the status of meshd")
+}
+
+/// The figures of the last five minutes that meshd shows, for whoever looks.
+fn shown(pair: &Pair) -> Result<String> {
+    let status = status(pair, &place::binary("meshctl")?)?;
+    let peer = status.peers.first().ok_or_else(|| Error::failed("meshd has no peer"))?;
+    let link = peer.link.map_or_else(String::new, |link| {
+        let [p50, p99] = [link.rtt_p50_seconds, link.rtt_p99_seconds].map(|seconds| seconds * 1e3);
+        format!(", p50 {p50:.2} ms, p99 {p99:.2} ms")
+    });
+    let loss = peer.loss.map_or_else(String::new, |loss| format!(", {} of {} probes lost", loss.lost, loss.sent));
+    Ok(format!("{}{link}{loss}", peer.state.name()))
 }
 
 /// Every line that tinc has written, after asking it for all it knows of nodes and connections.

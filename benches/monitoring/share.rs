@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use meshd::api::{Client, PeerState};
 use meshd::config::Config;
 
 use crate::circle::Circle;
@@ -100,6 +101,13 @@ fn measure(lab: &Lab, interval: Duration, time: Duration) -> Result<Cost> {
     let before = Usage::of(daemon.pid())?;
     circle.live(time)?;
     let after = Usage::of(daemon.pid())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let socket = places[0].host.dir().join("mesh/meshd.sock");
+    let status = runtime.block_on(Client::new(socket).status()).context("ask the daemon")?;
+    let measured = status.peers.iter().filter(|peer| peer.state == PeerState::Up && peer.link.is_some()).count();
+    if measured < PEERS {
+        return Err(Error::failed(format!("of {PEERS} links {measured} were measured: the cost says nothing")));
+    }
     let seconds = time.as_secs_f64();
     Ok(Cost {
         cpu: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3 / seconds,
