@@ -267,11 +267,13 @@ fn dumped(pair: &Pair) -> Result<BTreeSet<String>> {
 
 /// Every line that a program has written, without its time.
 fn logged(pair: &Pair) -> BTreeSet<String> {
-    let all = pair.near.stdout() + &pair.near.stderr();
     let timeless = |line: &str| match line.strip_prefix("time=\"").and_then(|rest| rest.split_once("\" ")) {
         Some((_, rest)) => rest.to_owned(),
         None => line.to_owned(),
     };
+    // What has no end yet may be half a line.
+    let whole = |text: String| text.rsplit_once('\n').map_or_else(String::new, |(whole, _)| format!("{whole}\n"));
+    let all = whole(pair.near.stdout()) + &whole(pair.near.stderr());
     // tinc counts bytes in its dumps, and its own requests for them are lines too: not news about the network.
-    all.lines().map(timeless).filter(|line| !line.contains(" bytes ")).collect()
+    all.lines().map(timeless).filter(|line| !line.is_empty() && !line.contains(" bytes ")).collect()
 }
