@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::time::Instant;
+use std::{fs, io};
 
 use meshd::api::PeerState;
 
 use crate::harness::Case;
+use crate::lab::error::Context;
 use crate::lab::mesh::brief;
 use crate::lab::{Lab, Result, footprint};
 use crate::scene::{DELAY, LONG, Scene};
@@ -16,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case { name: "meshes::a_node_joins_a_running_mesh", needs: &[], run: joins_while_running },
     Case { name: "meshes::the_bootstrap_is_not_needed_any_more", needs: &[], run: bootstrap_dies },
     Case { name: "meshes::a_killed_node_comes_back_and_connections_live", needs: &[], run: killed_and_back },
+    Case { name: "meshes::nodes_of_one_two_and_four_threads", needs: &[], run: several_threads },
     Case { name: "meshes::stop_and_cleanup_leave_nothing", needs: &[], run: stop_and_cleanup },
 ];
 
@@ -154,6 +157,47 @@ fn killed_and_back(lab: &Lab) -> Result<()> {
     mesh.wait_until_all_up(&all, LONG)?;
     struck.exchange(b"after the second time")?;
     scene.check_every_pair(&all)
+}
+
+/// ```text
+///     a---b           a: one thread; b: two, restarted in the middle; c: four
+///      \ /
+///       c
+/// ```
+fn several_threads(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["a", "b", "c"])?;
+    let (mesh, all) = (&scene.mesh, scene.all());
+    for (number, shards) in [(1, 2), (2, 4)] {
+        mesh.admit_offline(all[number], scene.underlay[number])?;
+        mesh.change_config(all[number], |config| config.dataplane.shards = shards)?;
+    }
+    mesh.start(&all)?;
+    mesh.wait_until_all_up(&all, LONG)?;
+    scene.check_every_pair(&all)?;
+    for (number, host) in (0..).zip(&all) {
+        let daemon = mesh.daemon(host)?;
+        let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).context("a daemon's threads")?;
+        let name = |entry: io::Result<fs::DirEntry>| fs::read_to_string(entry?.path().join("comm"));
+        let names: Vec<String> = threads.map(name).collect::<io::Result<_>>().context("a thread's name")?;
+        let moving = names.iter().filter(|name| name.starts_with("mesh-shard")).count();
+        // Without the right to sort packets by a program, one thread moves them all, and the log says so.
+        let alone = daemon.stderr().contains("one thread moves all packets");
+        assert_eq!(moving, if alone { 1 } else { 1 << number }, "{}: {names:?}", host.name());
+        if alone {
+            println!("    {}: the kernel sorts no packets here, so one thread moves them all", host.name());
+        }
+    }
+    let mut flows = [scene.flow(0, 1)?, scene.flow(1, 2)?, scene.flow(2, 1)?, scene.flow(2, 0)?];
+    flows.iter_mut().try_for_each(|flow| flow.exchange(&[1; 300_000]))?;
+    mesh.restart(&all[1..2])?;
+    mesh.wait_until_all_up(&all, LONG)?;
+    flows.iter_mut().try_for_each(|flow| flow.exchange(&[2; 300_000]))?;
+    scene.check_every_pair(&all)?;
+    for host in &all {
+        let status = mesh.status(host)?;
+        assert!(status.problems.is_empty(), "{}: {}", host.name(), brief(&status));
+    }
+    Ok(())
 }
 
 /// ```text

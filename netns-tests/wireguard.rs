@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::harness::Case;
 use crate::lab::error::{Context, Error};
 use crate::lab::flow::datagram;
-use crate::lab::package::WIREGUARD_GO;
+use crate::lab::package::{PING, WIREGUARD_GO};
 use crate::lab::wan::WanPort;
 use crate::lab::wireguard_go::{DEVICE, WireguardGo};
 use crate::lab::{Flow, Host, Lab, Mesh, Result};
@@ -22,6 +22,12 @@ use crate::scene::{LONG, Scene};
 pub const CASES: &[Case] = &[
     Case { name: "wireguard::a_phone_reaches_the_whole_mesh", needs: &[&WIREGUARD_GO], run: whole_mesh },
     Case { name: "wireguard::a_phone_moves_and_packets_overtake", needs: &[&WIREGUARD_GO], run: moves },
+    Case { name: "wireguard::a_phone_on_an_ipv6_network", needs: &[&WIREGUARD_GO, &PING], run: over_v6 },
+    Case {
+        name: "wireguard::what_is_too_big_for_the_next_link_is_told_so",
+        needs: &[&WIREGUARD_GO, &PING],
+        run: too_big,
+    },
     Case { name: "wireguard::a_router_is_called_at_its_place", needs: &[&WIREGUARD_GO], run: router },
     Case { name: "wireguard::strangers_and_foreign_sources_get_silence", needs: &[&WIREGUARD_GO], run: silence },
     Case { name: "wireguard::a_certificate_wins_over_a_declaration", needs: &[], run: certificate_wins },
@@ -67,12 +73,18 @@ impl Office {
     /// Makes a peer as the manual says: `meshctl wireguard --new`, its entry into the file, a reload. Returns the
     /// peer's own configuration.
     fn declare(&self, name: &str, addresses: &[&str], more: &str) -> Result<String> {
+        let config = self.write(name, addresses, more)?;
+        self.reload(&format!("{name} as declared"), |status| peer(status, name).is_some())?;
+        Ok(config)
+    }
+
+    /// The same without the reload.
+    fn write(&self, name: &str, addresses: &[&str], more: &str) -> Result<String> {
         let command = self.mesh().ctl(self.hub()).args(["--json", "wireguard", "--new", name]);
         let told = command.args(addresses.iter().flat_map(|address| ["--address", address])).check()?;
         let told: Value = serde_json::from_str(&told).context("what meshctl wireguard told")?;
         let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
         append(self.mesh(), self.hub(), &format!("\n{}{more}", text("block")))?;
-        self.reload(&format!("{name} as declared"), |status| peer(status, name).is_some())?;
         Ok(text("config"))
     }
 
@@ -167,6 +179,67 @@ fn moves(lab: &Lab) -> Result<()> {
     (0..20).try_for_each(|_| flow.exchange(&[3; 20_000]))?;
     let drops = peer(&mesh.status(hub)?, "phone").map(|peer| peer.drops.clone());
     assert_eq!(drops, Some(Default::default()), "reordered packets are no replays");
+    Ok(())
+}
+
+/// IPv6 outside, both families inside, and ICMP as well as TCP and UDP; with the hub and beyond it.
+fn over_v6(lab: &Lab) -> Result<()> {
+    let office = Office::open(lab)?;
+    let (mesh, hub, web) = (office.mesh(), office.hub(), office.web());
+    let config = office.declare("phone", &["10.78.0.2", "fd78::2"], "")?;
+    let outside = IpAddr::V6(office.scene.v6[1]);
+    let endpoint = |line: &str| match line.starts_with("Endpoint") {
+        true => format!("Endpoint = [{outside}]:7655\n"),
+        false => format!("{line}\n"),
+    };
+    let _phone = WireguardGo::start(&office.phone, &config.lines().map(endpoint).collect::<String>())?;
+    let ping = PING.fetch()?;
+    for node in [hub, web] {
+        talk(&office.phone, node, overlay(mesh, node))?;
+        for (own, theirs) in [address("10.78.0.2"), address("fd78::2")].into_iter().zip(overlay(mesh, node)) {
+            for (from, to) in [(&office.phone, theirs), (node, own)] {
+                let command = from.command_from(&ping, "ping")?.args(["-c", "1", "-W", "10"]);
+                let told = command.arg(to.to_string()).check()?;
+                assert!(told.contains("1 received"), "{told}");
+            }
+        }
+    }
+    office.wait("the phone at its IPv6 address", |peer| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()))?;
+    let drops = peer(&mesh.status(hub)?, "phone").map(|peer| peer.drops.clone());
+    assert_eq!(drops, Some(Default::default()));
+    Ok(())
+}
+
+/// ```text
+///    phone ~~1420~~ hub --1300-- web
+/// ```
+fn too_big(lab: &Lab) -> Result<()> {
+    let office = Office::open(lab)?;
+    let (mesh, hub, web) = (office.mesh(), office.hub(), office.web());
+    mesh.change_config(hub, |config| config.interface.mtu = 1_300)?;
+    let config = office.write("phone", &["10.78.0.2", "fd78::2"], "")?;
+    mesh.restart(&[hub])?;
+    mesh.wait_until_all_up(&[hub, web], LONG)?;
+    let _phone = WireguardGo::start(&office.phone, &config)?;
+    let ping = PING.fetch()?;
+    for (size, target, error) in
+        [("1392", overlay(mesh, web)[0], "Frag needed"), ("1372", overlay(mesh, web)[1], "too big")]
+    {
+        let ask = |size: &str| -> Result<_> {
+            let command =
+                office.phone.command_from(&ping, "ping")?.args(["-c", "1", "-W", "10", "-M", "do", "-s", size]);
+            command.arg(target.to_string()).output()
+        };
+        // A whole packet of 1,420 bytes, which may not be cut: the hub names what would pass, and that does.
+        let refused = ask(size)?;
+        assert!(!refused.status.success() && refused.stdout.contains(error), "{}{}", refused.stdout, refused.stderr);
+        assert!(refused.stdout.contains("1300"), "{}", refused.stdout);
+        let smaller = (size.parse::<u16>().unwrap_or_default() - 120).to_string();
+        let answered = ask(&smaller)?;
+        assert!(answered.status.success(), "{}{}", answered.stdout, answered.stderr);
+    }
+    let drops = peer(&mesh.status(hub)?, "phone").map(|peer| peer.drops.clone());
+    assert_eq!(drops.and_then(|drops| drops.get("too_big").copied()), Some(2));
     Ok(())
 }
 

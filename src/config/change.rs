@@ -101,8 +101,10 @@ settings! {
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.
     InterfaceMtu(u16) "interface.mtu" NeedsRestart interface.mtu;
-    /// Whether the data thread looks again before it sleeps.
+    /// Whether the data threads look again before they sleep.
     DataplaneLatency(Latency) "dataplane.latency" NeedsRestart dataplane.latency;
+    /// How many threads move packets.
+    DataplaneShards(u8) "dataplane.shards" NeedsRestart dataplane.shards;
     /// The identity file.
     Identity(PathBuf) "files.identity" NeedsRestart files.identity;
     /// The certificate file.

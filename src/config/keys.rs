@@ -53,7 +53,7 @@ pub const SECTIONS: [(&str, &str); 13] = [
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 45] = [
+pub const KEYS: [Key; 46] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -102,6 +102,13 @@ pub const KEYS: [Key; 45] = [
         "normal or low",
         "\"normal\"",
         "With low, packets that follow each other closely find the daemon awake, at the price of up to one core while they do.",
+    ),
+    key(
+        "dataplane",
+        "shards",
+        "1 to 16",
+        "1",
+        "How many threads move packets, each the traffic of its part of the peers; more than one core's worth needs several.",
     ),
     key("files", "identity", "a path", "identity.key, here", "This node's private keys, mode 0600."),
     key("files", "certificate", "a path", "node.cert, here", "This node's certificate."),

@@ -148,8 +148,15 @@ pub struct Interface {
 /// How packets are moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataplaneSettings {
-    /// What the thread that moves packets does when there is none.
+    /// What the threads that move packets do when there are none.
     pub latency: Latency,
+    /// How many threads move packets, 1 to [`MOST_SHARDS`](Self::MOST_SHARDS).
+    pub shards: u8,
+}
+
+impl DataplaneSettings {
+    /// Threads at most: what one of them moves is more than a sixteenth of the fastest network cards.
+    pub const MOST_SHARDS: u8 = 16;
 }
 
 /// What is worth more: an idle core, or the time that waking it takes.
@@ -309,7 +316,7 @@ impl Config {
             bootstrap: Vec::new(),
             wireguard: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
-            dataplane: DataplaneSettings { latency: Latency::Normal },
+            dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1) },
             metrics: Metrics::default(),

@@ -90,6 +90,7 @@ impl Reader {
         let interface = self.interface(document);
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
+        let shards = self.optional(&dataplane, "shards", shards).unwrap_or(1);
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
@@ -105,7 +106,7 @@ impl Reader {
             bootstrap,
             wireguard,
             interface,
-            dataplane: DataplaneSettings { latency },
+            dataplane: DataplaneSettings { latency, shards },
             files,
             probe: Probe { interval },
             metrics,
@@ -512,6 +513,12 @@ fn latency(value: &Value<'_>) -> Result<Latency, String> {
 
 fn per_link(value: &Value<'_>) -> Result<PerLink, String> {
     one_of(value, PerLink::ALL, PerLink::name)
+}
+
+fn shards(value: &Value<'_>) -> Result<u8, String> {
+    let number = value.get_ref().as_integer().ok_or_else(|| found(value))?;
+    let parsed = u8::from_str_radix(number.as_str(), number.radix()).ok();
+    parsed.filter(|shards| (1..=DataplaneSettings::MOST_SHARDS).contains(shards)).ok_or_else(|| found(value))
 }
 
 fn level(value: &Value<'_>) -> Result<Level, String> {

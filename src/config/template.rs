@@ -48,8 +48,10 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("interface", "mtu", &interface.mtu.to_string(), interface.mtu == plain.interface.mtu);
 
     writer.section("dataplane");
-    let latency = quoted(config.dataplane.latency.name());
-    writer.key("dataplane", "latency", &latency, config.dataplane == plain.dataplane);
+    let (dataplane, plain_dataplane) = (&config.dataplane, &plain.dataplane);
+    let latency = quoted(dataplane.latency.name());
+    writer.key("dataplane", "latency", &latency, dataplane.latency == plain_dataplane.latency);
+    writer.key("dataplane", "shards", &dataplane.shards.to_string(), dataplane.shards == plain_dataplane.shards);
 
     writer.files(&config.files, &plain.files, path);
 

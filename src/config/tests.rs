@@ -251,6 +251,18 @@ type = "webhook"
 }
 
 #[test]
+fn shards_are_few_and_need_a_restart() {
+    let with = |value: &str| format!("{MINIMAL}[dataplane]\nshards = {value}\n");
+    let (plain, four) = (parse(MINIMAL).unwrap(), parse(&with("4")).unwrap());
+    assert_eq!((plain.dataplane.shards, four.dataplane.shards), (1, 4));
+    let [change] = &diff(&plain, &four)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("dataplane.shards", Effect::NeedsRestart));
+    for wrong in ["0", "17", "-1", "\"two\""] {
+        assert!(errors(&with(wrong)).contains("dataplane.shards: found"), "{wrong}");
+    }
+}
+
+#[test]
 fn an_authority_s_companions_need_the_authority() {
     let text = format!("{MINIMAL}[files]\nledger = \"x\"");
     assert!(errors(&text).contains("files.ledger: it belongs to files.authority"));
@@ -489,7 +501,7 @@ fn config() -> impl Strategy<Value = Config> {
                     .collect(),
                 wireguard: peers.into_iter().zip(0u8..).map(|(peer, number)| stock_peer(number, peer)).collect(),
                 interface: Interface { name, mtu },
-                dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)] },
+                dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
                 files: Files {
                     identity: files.0,
                     certificate: files.1,

@@ -15,9 +15,10 @@ use crate::control::placement::{Placement, place};
 use crate::control::routing::{RouteEntry, Routing};
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
 use crate::identity::{NodeId, WireguardKey};
+use crate::platform::steering::shard_of;
 use crate::telemetry::LinkStatistics;
 use crate::time::Instant;
-use crate::tunnel::{AddError, Host, TunnelOptions};
+use crate::tunnel::{AddError, Host, Shard, TunnelOptions};
 
 /// A tunnel is looked at no later than this after the last time: traffic may have brought its next deadline forward, but
 /// never to less than ten seconds from then.
@@ -49,13 +50,15 @@ pub(super) struct Links {
     looks: BTreeSet<(Instant, NodeId)>,
     table: Arc<ArcSwap<ForwardingTable>>,
     local: Local,
+    /// How many threads move packets.
+    shards: u8,
 }
 
 impl Links {
-    pub(super) fn new(host: Arc<Host>, local: Local, mtu: u16) -> Self {
+    pub(super) fn new(host: Arc<Host>, local: Local, mtu: u16, shards: u8) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local.clone(), Vec::new())));
         let (links, by_key) = (BTreeMap::new(), BTreeMap::new());
-        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), looks: BTreeSet::new(), table, local }
+        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), looks: BTreeSet::new(), table, local, shards }
     }
 
     /// The table as the data threads see it.
@@ -239,10 +242,19 @@ impl Links {
             .links
             .iter()
             .map(|(node, link)| {
-                let networks = match &link.stock {
+                let networks: Vec<IpNet> = match &link.stock {
                     Some(stock) => self.placed(stock, routing, own).map(|(network, _)| network).collect(),
                     None => networks.remove(node).unwrap_or_default(),
                 };
+                // One thread for both directions of what goes to the peer's own address; several, where there is more.
+                let is_one = |network: &&IpNet| network.prefix_len() == network.max_prefix_len();
+                let shards = networks.iter().filter(is_one).map(|network| shard_of(network.addr(), self.shards));
+                let shards: BTreeSet<u8> = shards.collect();
+                let all_one = networks.iter().all(|network| is_one(&network));
+                link.peer.set_shared(self.shards > 1 && !(all_one && shards.len() == 1));
+                if let Some(&number) = shards.first() {
+                    link.peer.tunnel().set_shard(Shard { number, of: self.shards });
+                }
                 (Arc::clone(&link.peer), networks)
             })
             .collect();

@@ -17,6 +17,7 @@ mod metrics;
 mod monitor;
 mod outage;
 mod pages;
+mod ports;
 mod signals;
 mod startup;
 mod state;

@@ -1,5 +1,6 @@
 //! From a configuration file to a running node, and the way back.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +13,7 @@ use super::backend::LocalBackend;
 use super::driver::{Driver, Parts};
 use super::links::Links;
 use super::pages::Pages;
+use super::ports::{LANES, OpenPorts};
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
@@ -25,8 +27,8 @@ use crate::platform::host_watch::HostWatch;
 use crate::platform::netlink::{self, HostError};
 use crate::platform::privileges::{self, Capability};
 use crate::platform::scheduling::ask_for_promptness;
-use crate::platform::tun::{Tun, TunError};
-use crate::platform::udp::{UdpOptions, UdpSocket};
+use crate::platform::steering::Steering;
+use crate::platform::tun::TunError;
 use crate::platform::{clock, interfaces, random};
 use crate::tunnel;
 
@@ -109,6 +111,7 @@ pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
     start_log(config.log.level);
     // Before privileges are given up, and before any other thread, which inherits it. What is not granted costs speed alone.
     tracing::debug!("promptness: {}", ask_for_promptness());
+    let steering = Steering::load(config.dataplane.shards, LANES);
     // Before any other thread: capabilities belong to threads.
     let keep = [Capability::NetAdmin, Capability::NetBindService];
     match privileges::give_up(&keep) {
@@ -117,7 +120,7 @@ pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
         Err(error) => tracing::warn!("privileges were not given up: {error}"),
     }
     let runtime = runtime()?;
-    runtime.block_on(serve(config, config_path))
+    runtime.block_on(serve(config, config_path, steering))
 }
 
 /// Removes everything of ours from the host: routes and covers, also those a crashed predecessor left.
@@ -175,7 +178,7 @@ pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
     config.bootstrap.iter().map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint }).collect()
 }
 
-async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
+async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering>) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let stocks = read_declared(&config, identity.certificate.certificate())?;
@@ -183,11 +186,9 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
-    let options = UdpOptions::default();
-    let udp = UdpSocket::bind(listen, options).map_err(|source| StartError::Listen { address: listen, source })?;
-    let udp = Arc::new(udp);
-    let tun = Arc::new(Tun::create(&config.interface.name)?);
-    let interface = tun.name().to_owned();
+    let ports = OpenPorts::open(&config.interface.name, listen, config.dataplane.shards, steering)?;
+    let shards = ports.count();
+    let OpenPorts { shards: ports, interface, bound } = ports;
     let netlink = netlink::Host::connect()?;
     let watch = HostWatch::start(&interface)?;
     let signals = Signals::listen()?;
@@ -202,7 +203,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
         overlay_v6: certificate.overlay_v6,
         prefixes: certificate.prefixes.clone(),
     };
-    let links = Links::new(host, local, config.interface.mtu);
+    let links = Links::new(host, local, config.interface.mtu, shards);
     let (name, mesh) = (certificate.name.clone(), identity.anchor.mesh_name.clone());
     let own = OwnNode {
         keys: identity.keys,
@@ -213,12 +214,12 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     };
     let settings = Settings {
         probe_interval: config.probe.interval,
-        endpoints: endpoints(&config, udp.local(), &interface),
+        endpoints: endpoints(&config, bound, &interface),
         bootstrap: bootstrap(&config),
     };
     let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     let server = Server::bind(&config.files.socket, None)?;
-    let (config_path, bound) = (config_path.to_path_buf(), udp.local());
+    let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
     let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface };
     let mut driver = Driver::new(parts, now, wall);
@@ -227,7 +228,7 @@ async fn serve(config: Config, config_path: &Path) -> Result<(), StartError> {
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());
     let host = Arc::clone(driver.links.host());
-    driver.dataplane = Some(Dataplane::start(tun, udp, table, host, senders, polls)?);
+    driver.dataplane = Some(Dataplane::start(ports, &table, &host, &senders, polls)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let backend = Arc::new(LocalBackend::new(commands));
     let mut pages = Pages::new(Arc::clone(&backend), driver.engine.certificate().certificate());

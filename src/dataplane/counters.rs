@@ -14,7 +14,7 @@ pub struct Counters {
 }
 
 /// A reading of [`Counters`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CountersReading {
     /// Inner packets that went through.
     pub packets: u64,
@@ -32,6 +32,18 @@ impl CountersReading {
     /// Returns how many packets were dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
+    }
+
+    /// Returns the sums of two readings.
+    #[must_use]
+    pub(super) fn plus(&self, other: &Self) -> Self {
+        CountersReading {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            batches: self.batches + other.batches,
+            ignored: self.ignored + other.ignored,
+            drops: std::array::from_fn(|reason| self.drops[reason] + other.drops[reason]),
+        }
     }
 }
 
@@ -81,5 +93,7 @@ mod tests {
             assert_eq!(reading.dropped(reason), times as u64);
         }
         assert_eq!((reading.packets, reading.bytes, reading.batches, reading.ignored), (2, 100, 0, 0));
+        let twice = reading.plus(&reading);
+        assert_eq!((twice.packets, twice.bytes, twice.drops[1]), (4, 200, 2));
     }
 }

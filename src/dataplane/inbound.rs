@@ -4,14 +4,14 @@ use super::counters::Counters;
 use super::ecn;
 use super::forwarding::{ForwardingTable, Owner, Way};
 use super::inner::InnerPacket;
-use super::offload::{Coalescer, Delivery, Offloads, Run, Segments};
+use super::offload::{Coalescer, Delivery, MOST_PIECES, Offloads, Run, Segments};
 use super::outbound::Found;
 use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::relay::Relay;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading, StepWatch};
-use crate::platform::tun::Tun;
+use crate::platform::tun::{Tun, TunError};
 use crate::platform::udp::UdpSocket;
 use crate::platform::udp_batch::{ReceiveBatch, Received};
 use crate::tunnel::{Host, OVERHEAD, Outbox, Tunnel};
@@ -39,9 +39,6 @@ const MOST_ITEMS: usize = 256;
 
 /// Bytes opened to in one go.
 const OPENED: usize = FEW_BUFFERS * BUFFER;
-
-/// Pieces of a packet made of several, the header included; the coalescer makes runs of at most 64 packets.
-const MOST_PIECES: usize = 72;
 
 /// The way in's belongings.
 pub(super) struct Inbound {
@@ -423,13 +420,16 @@ impl Inbound {
 /// Writes one run; where the device refuses it as one, packet by packet. Returns how many packets it did not take.
 fn write_run(tun: &Tun, run: &Run<'_>) -> u64 {
     let header = run.header.write();
-    let mut slices = [IoSlice::new(&header); MOST_PIECES];
+    // The header, and the most pieces a run has.
+    let mut slices = [IoSlice::new(&header); 1 + MOST_PIECES];
     let pieces = run.pieces();
-    let Some(slices) = slices.get_mut(..pieces.len() + 1) else { return write_singly(tun, run) };
+    let count = pieces.len();
     slices[1..].iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
-    match tun.write_run(slices) {
+    match tun.write_run(&slices[..=count]) {
         Ok(()) => 0,
-        Err(_) => write_singly(tun, run),
+        // It may be the run that is at fault: its kind, or that so much memory in one piece is not to be had.
+        Err(TunError::BadPacket | TunError::NoBuffers) => write_singly(tun, run),
+        Err(_) => count as u64,
     }
 }
 

@@ -43,5 +43,5 @@ pub use forwarding::{ForwardingTable, Local, Owner};
 pub use inner::InnerPacket;
 pub use peer::{Path, Peer};
 pub use queues::{ControlPacket, Event, Queues, Receivers, UnopenedDatagram, queues};
-pub use threads::{Dataplane, StartError};
+pub use threads::{Dataplane, Ports, StartError};
 pub use transmit::Transmitter;

@@ -26,7 +26,8 @@ const MOST_READS: usize = 64;
 
 /// The way out's belongings.
 pub(super) struct Outbound {
-    tun: Arc<Tun>,
+    /// The device's queues that are this shard's.
+    lanes: Vec<Arc<Tun>>,
     udp: Arc<UdpSocket>,
     table: Arc<ArcSwap<ForwardingTable>>,
     queues: Queues,
@@ -36,6 +37,8 @@ pub(super) struct Outbound {
     /// What was read, one after the other. Twice the longest packet, so that behind any there is room for another.
     buffer: Box<[u8]>,
     reads: Vec<Read>,
+    /// How many packets the next turn may read.
+    most: usize,
     datagrams: SendBatch,
     outbox: Outbox,
     limit: ErrorLimit,
@@ -69,7 +72,7 @@ pub(super) enum Found {
 
 impl Outbound {
     pub(super) fn new(
-        tun: Arc<Tun>,
+        lanes: Vec<Arc<Tun>>,
         udp: Arc<UdpSocket>,
         table: Arc<ArcSwap<ForwardingTable>>,
         queues: Queues,
@@ -80,11 +83,12 @@ impl Outbound {
             transmitter: Transmitter::new(Arc::clone(&udp)),
             buffer: vec![0; 2 * LONGEST_READ].into_boxed_slice(),
             reads: Vec::with_capacity(MOST_READS),
+            most: 1,
             datagrams: SendBatch::new(),
             outbox: Outbox::new(),
             limit: ErrorLimit::new(clock::now()),
             message: Box::new([0; MAX_MESSAGE]),
-            tun,
+            lanes,
             udp,
             table,
             queues,
@@ -98,15 +102,22 @@ impl Outbound {
         !self.datagrams.is_empty()
     }
 
-    /// Moves what the device has: at most one packet that stands for many, or 64 others.
-    pub(super) fn turn(&mut self) -> Found {
+    /// Sends what waits, as far as there is room for it by now.
+    pub(super) fn resume(&mut self) {
         if self.is_waiting() {
             self.send();
-            if self.is_waiting() {
-                return Found::All;
-            }
         }
-        let found = self.read();
+    }
+
+    /// Moves what one queue of the device has, if nothing waits: at most one packet that stands for many, or 64 others.
+    pub(super) fn turn(&mut self, lane: usize) -> Found {
+        if self.is_waiting() {
+            return Found::All;
+        }
+        let tun = Arc::clone(&self.lanes[lane]);
+        let found = self.read(&tun);
+        // A lone packet is sent before it is asked for another; where one came after the other, as many as there are.
+        self.most = if found == Found::More || self.reads.len() > 1 { MOST_READS } else { 1 };
         if !self.reads.is_empty() {
             self.counters.batch();
             let reading = Reading::take();
@@ -114,11 +125,16 @@ impl Outbound {
             let table = table.load();
             let mut reads = std::mem::take(&mut self.reads);
             for read in &mut reads {
-                self.judge(&table, read, &reading);
+                self.judge(&tun, &table, read, &reading);
             }
             for first in 0..reads.len() {
                 if let Some(number) = reads[first].peer {
-                    self.seal_for(&table.peers()[number as usize], number, &mut reads[first..], &reading);
+                    let peer = &table.peers()[number as usize];
+                    let turn = peer.turn();
+                    self.seal_for(peer, number, &mut reads[first..], &reading);
+                    if turn.is_some() {
+                        self.send();
+                    }
                 }
             }
             self.reads = reads;
@@ -127,15 +143,15 @@ impl Outbound {
         found
     }
 
-    fn read(&mut self) -> Found {
+    fn read(&mut self, tun: &Tun) -> Found {
         self.reads.clear();
         let mut start = 0;
-        while self.reads.len() < MOST_READS && self.buffer.len() - start >= LONGEST_READ {
-            match self.tun.read(&mut self.buffer[start..]) {
+        while self.reads.len() < self.most && self.buffer.len() - start >= LONGEST_READ {
+            match tun.read(&mut self.buffer[start..]) {
                 Ok(length) => {
                     let end = start + length;
                     let mut header = VirtioHeader::PLAIN;
-                    if self.tun.framing() == Framing::Vnet {
+                    if tun.framing() == Framing::Vnet {
                         let Some(bytes) = self.buffer[start..end].first_chunk() else {
                             self.counters.dropped(DropReason::BadInnerPacket);
                             continue;
@@ -172,7 +188,7 @@ impl Outbound {
     }
 
     /// Decides where a packet goes; counts it, and answers it where that helps, if it goes nowhere.
-    fn judge(&mut self, table: &ForwardingTable, read: &mut Read, reading: &Reading) {
+    fn judge(&mut self, tun: &Tun, table: &ForwardingTable, read: &mut Read, reading: &Reading) {
         let packet = &mut self.buffer[read.start..read.start + read.length];
         read.tos = ecn::traffic_class(packet);
         let inner = match InnerPacket::parse(packet) {
@@ -213,7 +229,7 @@ impl Outbound {
         let Some(packet) = segments.next() else { return };
         if let Ok(inner) = InnerPacket::parse(packet)
             && let Some(length) = error_for(packet, &inner, trouble, table.local().address_v6, &mut self.message)
-            && self.tun.write(&self.message[..length]).is_err()
+            && tun.write(&self.message[..length]).is_err()
         {
             self.counters.dropped(DropReason::SystemRefused);
         }

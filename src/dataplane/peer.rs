@@ -8,7 +8,7 @@ use crate::wire::receipts::{Receipt, Receipts, Requests};
 use arc_swap::{ArcSwapOption, Guard};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The shortest time between two events of one kind about one peer, in nanoseconds: the control task needs to learn of
 /// a move or a wish once, and a second is shorter than anything it decides.
@@ -35,6 +35,8 @@ pub struct Peer {
     calm: AtomicBool,
     requests: Mutex<Requests>,
     health: AtomicU8,
+    shared: AtomicBool,
+    turn: Mutex<()>,
     moved: Throttle,
     wanted: Throttle,
 }
@@ -61,6 +63,8 @@ impl Peer {
             calm: AtomicBool::new(false),
             requests: Mutex::default(),
             health: AtomicU8::new(0),
+            shared: AtomicBool::new(false),
+            turn: Mutex::new(()),
             moved: Throttle::default(),
             wanted: Throttle::default(),
         })
@@ -129,6 +133,19 @@ impl Peer {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let receipt = requests.note(request.run, request.sequence);
         (receipt != Receipt::Duplicated).then(|| requests.receipts())
+    }
+
+    /// Says whether packets for the peer are the work of several threads: where networks lie behind it.
+    pub fn set_shared(&self, shared: bool) {
+        self.shared.store(shared, Ordering::Relaxed);
+    }
+
+    /// Of a shared peer, what one thread holds from sealing until it has sent. boringtun remembers 1,024 counters: what a thread
+    /// had sealed before it lost its core would come too late, once the others have sent as many.
+    pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        // Nothing is behind it that a panic could leave half done.
+        let lock = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.load(Ordering::Relaxed).then(lock)
     }
 
     pub(super) fn may_report_move(&self, now: Instant) -> bool {

@@ -9,8 +9,9 @@ use super::outbound::{Found, Outbound};
 use super::polling::Polling;
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
-use crate::platform::wake::{Interest, Wake};
+use crate::platform::wake::{Interest, Wake, Watch};
 use crate::wire::DropReason;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,11 +20,17 @@ use std::time::Instant;
 /// one does not take a whole core.
 const ERROR_PAUSE: u16 = 10;
 
+/// The UDP socket's place in the watch; the device's queues follow.
+const SOCKET: usize = 0;
+
 /// A shard's belongings.
 pub(super) struct Shard {
-    pub(super) tun: Arc<Tun>,
+    /// The device's queues that are its own.
+    pub(super) lanes: Vec<Arc<Tun>>,
     pub(super) udp: Arc<UdpSocket>,
     pub(super) wake: Arc<Wake>,
+    /// The socket and the queues, in this order.
+    pub(super) watch: Watch,
     pub(super) outbound: Outbound,
     pub(super) inbound: Inbound,
     /// When to look again before sleeping; `None`: never.
@@ -34,8 +41,9 @@ pub(super) struct Shard {
 impl Shard {
     /// Moves packets until the latch is rung.
     ///
-    /// While there is work in both directions they take turns, each of them bounded; the thread sleeps only when a turn of
-    /// each found all there was, and where it polls ([`Polling`]) not even then at once.
+    /// Each time round, what has come in is taken first, and then one turn of each of the device's queues that has something:
+    /// whatever comes waits for one bounded turn of each other at most, and not for a stream to end. It sleeps when there is
+    /// nothing anywhere, and where it polls ([`Polling`]) not even then at once.
     pub(super) fn run(mut self) {
         let mut gone = false;
         while !self.wake.is_rung() {
@@ -46,36 +54,47 @@ impl Shard {
                 false => (Interest::Reading, Interest::Reading),
             };
             let awake = self.stays_awake();
-            let wanted = [(self.tun.as_fd(), device), (self.udp.as_fd(), socket)];
-            let (mut from_tun, mut from_udp) = match self.wake.wait_for(wanted, awake.then_some(0)) {
-                Ok(Some([tun, udp])) => (tun || self.outbound.is_waiting(), udp),
+            let waited = self.aim(device, socket).and_then(|()| self.watch.wait(awake.then_some(0)));
+            let ready = match waited {
+                Ok(Some(ready)) => ready,
                 Ok(None) => return,
                 Err(_) => {
                     self.counters.dropped(DropReason::SystemRefused);
                     self.wake.wait(ERROR_PAUSE);
-                    (false, false)
+                    continue;
                 }
             };
-            match from_tun || from_udp {
-                true => self.note_arrival(),
+            if ready.is_empty() {
                 // Another thread of this core may be the one that has the next packet in its hands.
-                false if awake => std::thread::yield_now(),
-                false => {}
+                if awake {
+                    std::thread::yield_now();
+                }
+                continue;
             }
-            while (from_tun || from_udp) && !self.wake.is_rung() {
-                if from_udp {
-                    let found = self.inbound.turn();
-                    from_udp = found == Found::More;
-                    self.pause_after(found);
-                }
-                if from_tun {
-                    let found = self.outbound.turn();
-                    from_tun = found == Found::More && !self.outbound.is_waiting();
+            self.note_arrival();
+            let mut trouble = false;
+            if ready.at(SOCKET) {
+                self.outbound.resume();
+                trouble |= self.inbound.turn() == Found::Trouble;
+            }
+            for lane in 0..self.lanes.len() {
+                if ready.at(SOCKET + 1 + lane) {
+                    let found = self.outbound.turn(lane);
+                    trouble |= found == Found::Trouble;
                     gone |= found == Found::Gone;
-                    self.pause_after(found);
                 }
+            }
+            if trouble {
+                self.wake.wait(ERROR_PAUSE);
             }
         }
+    }
+
+    /// Sets what is waited for. Costs nothing while that stays the same.
+    fn aim(&mut self, device: Interest, socket: Interest) -> io::Result<()> {
+        self.watch.set(SOCKET, self.udp.as_fd(), socket)?;
+        let mut lanes = (SOCKET + 1..).zip(&self.lanes);
+        lanes.try_for_each(|(place, lane)| self.watch.set(place, lane.as_fd(), device))
     }
 
     /// Tells whether to look again at once rather than to sleep until there is something.
@@ -88,12 +107,6 @@ impl Shard {
     fn note_arrival(&mut self) {
         if let Some(polling) = &mut self.polling {
             polling.arrived(Instant::now());
-        }
-    }
-
-    fn pause_after(&self, found: Found) {
-        if found == Found::Trouble {
-            self.wake.wait(ERROR_PAUSE);
         }
     }
 }

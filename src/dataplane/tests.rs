@@ -23,6 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+mod sharded;
+
 /// A wait that only a failing test sees the end of.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -63,6 +65,7 @@ struct Node {
     host: Arc<Host>,
     tun: Arc<Tun>,
     udp: Arc<UdpSocket>,
+    ports: Vec<Ports>,
     table: Arc<ArcSwap<ForwardingTable>>,
     plane: Dataplane,
     events: mpsc::Receiver<Event>,
@@ -77,42 +80,54 @@ impl Node {
     }
 
     fn start_on(number: u8, framing: Framing, listen: &str) -> Node {
+        let make = move || vec![Tun::open("mesh%d", framing).unwrap()];
+        let udp = UdpSocket::bind(listen.parse().unwrap(), UdpOptions::default()).unwrap();
+        Node::start_with(number, make, vec![udp])
+    }
+
+    /// With queues of the device for each of the sockets, as many for each.
+    fn start_with(number: u8, make: impl FnOnce() -> Vec<Tun> + Send + 'static, sockets: Vec<UdpSocket>) -> Node {
         let inside = Beside::new();
-        let tun = inside.run(move || {
-            let tun = Tun::open("mesh%d", framing).unwrap();
+        let queues = inside.run(move || {
+            let queues = make();
+            let own = [v4(number).parse().unwrap(), v6(number).parse().unwrap()];
+            // And some of a prefix that only `sharded` has it carry.
+            let more = (1..5).map(|last| IpAddr::from([10, 1, 100 + number, last]));
+            let addresses: Vec<IpAddr> = own.into_iter().chain(more).collect();
             let device = Device {
-                name: tun.name().into(),
+                name: queues[0].name().into(),
                 mtu: 1420,
-                addresses: [v4(number).parse().unwrap(), v6(number).parse().unwrap()].into(),
+                addresses: addresses.into_iter().collect(),
                 routes: ["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()].into(),
             };
             let state = HostState { device: Some(device), covers: Default::default() };
             let applied = runtime().block_on(async { netlink::Host::connect().unwrap().apply(&state).await.unwrap() });
             assert!(applied.failed.is_empty(), "{applied:?}");
-            Arc::new(tun)
+            queues
         });
         let host = make_host(number);
-        let udp = UdpSocket::bind(listen.parse().unwrap(), UdpOptions::default()).unwrap();
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local(number), vec![])));
-        let udp = Arc::new(udp);
+        let lanes = queues.len() / sockets.len();
+        let mut queues = queues.into_iter().map(Arc::new);
+        let ports = |udp| Ports { lanes: queues.by_ref().take(lanes).collect(), udp: Arc::new(udp) };
+        let ports: Vec<Ports> = sockets.into_iter().map(ports).collect();
+        let (tun, udp) = (Arc::clone(&ports[0].lanes[0]), Arc::clone(&ports[0].udp));
         // Of a pair, one of each kind.
         let polls = number == 2;
-        let (plane, receivers) = Self::plane(&tun, &udp, &table, &host, polls);
+        let (plane, receivers) = Self::plane(ports.clone(), &table, &host, polls);
         let Receivers { events, control, probes, datagrams } = receivers;
         Self::answer_handshakes(datagrams, Arc::clone(&host), Arc::clone(&table), plane.transmitter().clone());
-        Node { inside, host, tun, udp, table, plane, events, control, probes, number }
+        Node { inside, host, tun, udp, ports, table, plane, events, control, probes, number }
     }
 
     fn plane(
-        tun: &Arc<Tun>,
-        udp: &Arc<UdpSocket>,
+        ports: Vec<Ports>,
         table: &Arc<ArcSwap<ForwardingTable>>,
         host: &Arc<Host>,
         polls: bool,
     ) -> (Dataplane, Receivers) {
         let (queues, receivers) = queues();
-        let (tun, udp, table, host) = (Arc::clone(tun), Arc::clone(udp), Arc::clone(table), Arc::clone(host));
-        (Dataplane::start(tun, udp, table, host, queues, polls).unwrap(), receivers)
+        (Dataplane::start(ports, table, host, &queues, polls).unwrap(), receivers)
     }
 
     /// Does what the control task does with handshakes; ends with the data plane.
@@ -454,7 +469,8 @@ fn a_shuffled_batch_is_opened_in_order() {
         for datagram in &sealed {
             hand.socket.send_to(datagram, hand.to).unwrap();
         }
-        let (plane, _receivers) = Node::plane(&tun, &socket, &table, &host, false);
+        let ports = Ports { lanes: vec![tun], udp: socket };
+        let (plane, _receivers) = Node::plane(vec![ports], &table, &host, false);
         let mut buffer = [0; 10];
         for expected in 0..30u8 {
             assert_eq!(app.recv_from(&mut buffer).unwrap().0, 1);
@@ -699,7 +715,8 @@ fn a_stopped_plane_leaves_its_descriptors_to_the_next() {
             // What is sent meanwhile waits in the device.
             here.send_to(&[100 + round], target).unwrap();
             let receivers;
-            (plane, receivers) = Node::plane(&tun, &socket, &table, &host, false);
+            let ports = Ports { lanes: vec![Arc::clone(&tun)], udp: Arc::clone(&socket) };
+            (plane, receivers) = Node::plane(vec![ports], &table, &host, false);
             Node::answer_handshakes(
                 receivers.datagrams,
                 Arc::clone(&host),

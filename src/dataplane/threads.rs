@@ -14,7 +14,7 @@ use crate::identity::NodeId;
 use crate::platform::clock;
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
-use crate::platform::wake::Wake;
+use crate::platform::wake::{Wake, Watch};
 use crate::tunnel::Host;
 use arc_swap::ArcSwap;
 use std::io;
@@ -26,64 +26,83 @@ use std::thread::JoinHandle;
 #[error("cannot start the data plane: {0} (is the limit of threads or open files reached?)")]
 pub struct StartError(#[from] io::Error);
 
+/// What one shard reads and writes: queues of the device, at least one, and a socket. No two shards have any in common.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// The device's queues, of which each gets its turn.
+    pub lanes: Vec<Arc<Tun>>,
+    /// The socket.
+    pub udp: Arc<UdpSocket>,
+}
+
 /// The running data threads. Stopped when dropped.
 pub struct Dataplane {
     wake: Arc<Wake>,
     threads: Vec<JoinHandle<()>>,
-    outbound: Arc<Counters>,
-    inbound: Arc<Counters>,
+    /// Of each shard.
+    outbound: Vec<Arc<Counters>>,
+    inbound: Vec<Arc<Counters>>,
     retained: Arc<Retained>,
     transmitter: Transmitter,
 }
 
 impl Dataplane {
-    /// Starts the thread that moves packets both ways.
+    /// Starts a thread for each shard, which moves packets both ways.
     ///
-    /// Where it `polls`, it looks again for a moment before it sleeps, while packets follow each other closely: at most
-    /// one core while they do, a tenth of one in vain, nothing when idle.
+    /// Where they `poll`, a thread looks again for a moment before it sleeps, while packets follow each other closely: at
+    /// most one core while they do, a tenth of one in vain, nothing when idle.
     ///
     /// It does not own the descriptors alone: after a stop they work on, for a successor.
     pub fn start(
-        tun: Arc<Tun>,
-        udp: Arc<UdpSocket>,
-        table: Arc<ArcSwap<ForwardingTable>>,
-        host: Arc<Host>,
-        queues: Queues,
+        shards: Vec<Ports>,
+        table: &Arc<ArcSwap<ForwardingTable>>,
+        host: &Arc<Host>,
+        queues: &Queues,
         polls: bool,
     ) -> Result<Self, StartError> {
+        let first = shards.first().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let mut dataplane = Dataplane {
             wake: Arc::new(Wake::new()?),
-            threads: Vec::with_capacity(1),
-            outbound: Arc::default(),
-            inbound: Arc::default(),
+            threads: Vec::with_capacity(shards.len()),
+            outbound: Vec::with_capacity(shards.len()),
+            inbound: Vec::with_capacity(shards.len()),
             retained: Arc::default(),
-            transmitter: Transmitter::new(Arc::clone(&udp)),
+            transmitter: Transmitter::new(Arc::clone(&first.udp)),
         };
-        let outbound = Outbound::new(
-            Arc::clone(&tun),
-            Arc::clone(&udp),
-            Arc::clone(&table),
-            queues.clone(),
-            Arc::clone(&dataplane.outbound),
-            Arc::clone(&dataplane.retained),
-        );
-        let inbound =
-            Inbound::new(Arc::clone(&tun), Arc::clone(&udp), table, host, queues, Arc::clone(&dataplane.inbound));
-        let (wake, counters) = (Arc::clone(&dataplane.wake), Arc::clone(&dataplane.inbound));
-        let polling = polls.then(Polling::default);
-        let shard = Shard { tun, udp, wake, outbound, inbound, polling, counters };
-        dataplane.spawn("mesh-shard", move || shard.run())?;
+        for (number, Ports { lanes, udp }) in shards.into_iter().enumerate() {
+            let device = lanes.first().map(Arc::clone).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
+            let [outgoing, incoming] = [Arc::<Counters>::default(), Arc::default()];
+            let (table, host) = (Arc::clone(table), Arc::clone(host));
+            let outbound = Outbound::new(
+                lanes.clone(),
+                Arc::clone(&udp),
+                Arc::clone(&table),
+                queues.clone(),
+                Arc::clone(&outgoing),
+                Arc::clone(&dataplane.retained),
+            );
+            let counters = Arc::clone(&incoming);
+            let inbound = Inbound::new(device, Arc::clone(&udp), table, host, queues.clone(), counters);
+            let wake = Arc::clone(&dataplane.wake);
+            let watch = Watch::new(Arc::clone(&wake), 1 + lanes.len())?;
+            let polling = polls.then(Polling::default);
+            let counters = Arc::clone(&incoming);
+            let shard = Shard { lanes, udp, wake, watch, outbound, inbound, polling, counters };
+            dataplane.outbound.push(outgoing);
+            dataplane.inbound.push(incoming);
+            dataplane.spawn(&format!("mesh-shard-{number}"), move || shard.run())?;
+        }
         Ok(dataplane)
     }
 
     /// Reads the counters of the way from the TUN to the peers.
     pub fn outbound(&self) -> CountersReading {
-        self.outbound.read()
+        self.outbound.iter().fold(CountersReading::default(), |sum, shard| sum.plus(&shard.read()))
     }
 
     /// Reads the counters of the way from the peers to the TUN.
     pub fn inbound(&self) -> CountersReading {
-        self.inbound.read()
+        self.inbound.iter().fold(CountersReading::default(), |sum, shard| sum.plus(&shard.read()))
     }
 
     /// Returns the sender for single packets and handshakes.

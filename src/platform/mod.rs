@@ -5,6 +5,7 @@
 //! | clocks | `clock.rs` |
 //! | the UDP socket and its batches | `udp.rs`, `udp_batch.rs`, `control_data.rs` |
 //! | the TUN device | `tun.rs` |
+//! | which queue and socket a packet comes to | `steering.rs` |
 //! | waking a blocked thread | `wake.rs` |
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
@@ -26,6 +27,7 @@ pub mod peer_credentials;
 pub mod privileges;
 pub mod random;
 pub mod scheduling;
+pub mod steering;
 pub mod tun;
 pub mod udp;
 pub mod udp_batch;

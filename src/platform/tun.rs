@@ -1,5 +1,6 @@
 //! The TUN device: where this host's overlay packets leave and enter the kernel.
 
+use super::steering::Steering;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::OpenOptions;
@@ -35,6 +36,11 @@ pub enum TunError {
     /// The device cannot be made.
     #[error("cannot make a TUN device: {0} (it needs CAP_NET_ADMIN and /dev/net/tun; try `modprobe tun`)")]
     Unavailable(io::Error),
+    /// The kernel does not sort packets into queues.
+    #[error(
+        "the kernel sorts no packets into queues of the device: {0} (it takes CAP_BPF, or CAP_SYS_ADMIN before Linux 5.8)"
+    )]
+    Unsorted(io::Error),
     /// Anything else.
     #[error("the kernel refused the packet: {0}")]
     Other(Errno),
@@ -88,7 +94,7 @@ pub const LONGEST_READ: usize = VNET_HEADER + 65_535;
 const TCP_SEGMENTS: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
 const UDP_SEGMENTS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// A TUN device, removed by the kernel with its addresses and routes when the last descriptor closes.
+/// A TUN device, or one queue of it, removed by the kernel with its addresses and routes when the last descriptor closes.
 #[derive(Debug)]
 pub struct Tun {
     descriptor: OwnedFd,
@@ -124,14 +130,38 @@ impl Tun {
         }
     }
 
+    /// Makes a device with as many queues as `steering` chooses among, in the order of their numbers. Each is read and
+    /// written like a device of its own, with headers.
+    ///
+    /// # Errors
+    /// Where the kernel refuses any of it; nothing is left behind then.
+    pub fn create_queues(pattern: &str, steering: &Steering) -> Result<Vec<Self>, TunError> {
+        let first = Self::open_as(pattern, Framing::Vnet, libc::IFF_MULTI_QUEUE)?;
+        let name = first.name.clone();
+        let mut queues = vec![first];
+        while queues.len() < steering.queues() {
+            queues.push(Self::open_as(&name, Framing::Vnet, libc::IFF_MULTI_QUEUE)?);
+        }
+        let program = steering.as_fd().as_raw_fd();
+        // SAFETY: TUNSETSTEERINGEBPF reads one int, which `program` is, and takes a reference of its own to what it names.
+        let result =
+            unsafe { libc::ioctl(queues[0].descriptor.as_raw_fd(), libc::TUNSETSTEERINGEBPF, &raw const program) };
+        Errno::result(result).map_err(|errno| TunError::Unsorted(errno.into()))?;
+        Ok(queues)
+    }
+
     /// Makes a device with the framing given, or none.
     pub fn open(pattern: &str, framing: Framing) -> Result<Self, TunError> {
+        Self::open_as(pattern, framing, 0)
+    }
+
+    fn open_as(pattern: &str, framing: Framing, more: libc::c_int) -> Result<Self, TunError> {
         let mut request = interface_request(pattern)?;
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/net/tun");
         let descriptor = OwnedFd::from(file.map_err(TunError::Unavailable)?);
         let vnet = if framing == Framing::Vnet { libc::IFF_VNET_HDR } else { 0 };
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | vnet) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | vnet | more) as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
         let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
         if result < 0 {

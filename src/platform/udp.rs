@@ -1,5 +1,6 @@
 //! The UDP socket under the tunnels.
 
+use super::steering::steer_datagrams;
 use super::udp_batch::{ReceiveBatch, SendBatch};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -108,12 +109,34 @@ impl UdpSocket {
     /// Only what makes the socket useless: no such family, address or port. Missing privileges for marks and large
     /// buffers show in [`UdpSocket::granted`] instead.
     pub fn bind(address: SocketAddr, options: UdpOptions) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(options.only_v6)?;
+        Self::configure(bound(address, options, false)?, options)
+    }
+
+    /// Binds as many sockets to `address` as there are `shards`, each of which receives what is its shard's
+    /// ([`steering`](super::steering)). Tells beside them why the kernel does not steer, where it does not: it then spreads
+    /// datagrams by their sender, so that those of one peer still arrive at one socket.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::bind`]; an address in use is refused also where it is another daemon's that shares it.
+    pub fn bind_shards(
+        address: SocketAddr,
+        options: UdpOptions,
+        shards: u8,
+    ) -> io::Result<(Vec<Self>, io::Result<()>)> {
+        if shards <= 1 {
+            return Ok((vec![Self::bind(address, options)?], Ok(())));
         }
-        socket.bind(&SockAddr::from(address))?;
-        Self::configure(socket, options)
+        // Sockets that share may be joined by anybody's of the same user. So it is asked first whether somebody is there.
+        let address = match bound(address, options, false)?.local_addr()?.as_socket() {
+            Some(local) => SocketAddr::new(address.ip(), local.port()),
+            None => address,
+        };
+        let mut sockets = Vec::with_capacity(usize::from(shards));
+        for _ in 0..shards {
+            sockets.push(Self::configure(bound(address, options, true)?, options)?);
+        }
+        let steered = steer_datagrams(sockets[0].as_fd(), shards);
+        Ok((sockets, steered))
     }
 
     /// Takes over a bound UDP socket from a predecessor (a planned restart, or a service manager's socket).
@@ -216,6 +239,18 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn bound(address: SocketAddr, options: UdpOptions, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.only_v6)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
 }
 
 /// Asks for [`BUFFER_BYTES`], by force where permitted, and returns what the kernel made of it.

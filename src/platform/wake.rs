@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A latch (an eventfd): once rung, every [`Wake::wait_readable`] on it returns at once, now and later.
@@ -16,7 +17,7 @@ pub struct Wake {
     rung: AtomicBool,
 }
 
-/// What to wait for at one of two descriptors.
+/// What to wait for at a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Not waited for at all, not even for errors.
@@ -74,31 +75,6 @@ impl Wake {
         self.is_rung()
     }
 
-    /// Waits until there is what is wanted of one of two descriptors, the latch is rung, or `timeout_ms` milliseconds have
-    /// passed (`None`: without end). Tells at which descriptors there is something, `None` for a rung latch, which wins.
-    ///
-    /// A signal ends the wait too, with nothing at either.
-    pub fn wait_for(
-        &self,
-        wanted: [(BorrowedFd<'_>, Interest); 2],
-        timeout_ms: Option<u16>,
-    ) -> io::Result<Option<[bool; 2]>> {
-        let timeout = timeout_ms.map_or(PollTimeout::NONE, PollTimeout::from);
-        let place = |(fd, interest)| match interest {
-            // Errors are reported whether asked for or not, so the latch takes the place of what is not waited for.
-            Interest::Nothing => PollFd::new(self.event.as_fd(), PollFlags::POLLIN),
-            Interest::Reading => PollFd::new(fd, PollFlags::POLLIN),
-            Interest::Both => PollFd::new(fd, PollFlags::POLLIN | PollFlags::POLLOUT),
-        };
-        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN), place(wanted[0]), place(wanted[1])];
-        match poll(&mut fds, timeout) {
-            Ok(_) if fds[0].any() == Some(true) => Ok(None),
-            Ok(_) => Ok(Some([fds[1].any() == Some(true), fds[2].any() == Some(true)])),
-            Err(Errno::EINTR) => Ok(Some([false; 2])),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
     /// Waits until `fd` is readable or in error, the latch is rung, or `timeout_ms` milliseconds have passed
     /// (`None`: without end). A rung latch wins over a readable descriptor.
     pub fn wait_readable(&self, fd: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Result<Waited> {
@@ -116,12 +92,107 @@ impl Wake {
     }
 }
 
+/// Most descriptors of one [`Watch`].
+pub const MOST_WATCHED: usize = 63;
+
+/// Descriptors that one thread waits for, and the latch that ends it. What it waits for is told to the kernel once and not
+/// again at each wait (an epoll).
+#[derive(Debug)]
+pub struct Watch {
+    epoll: OwnedFd,
+    wake: Arc<Wake>,
+    interests: Vec<Interest>,
+}
+
+/// At which descriptors of a [`Watch`] there is something, by their places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready(u64);
+
+impl Ready {
+    /// Tells whether there is something at `place`.
+    pub fn at(self, place: usize) -> bool {
+        place < MOST_WATCHED && self.0 & 1 << place != 0
+    }
+
+    /// Tells whether there is nothing anywhere.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl Watch {
+    /// Watches at most `places` descriptors, at most [`MOST_WATCHED`], none of them yet.
+    pub fn new(wake: Arc<Wake>, places: usize) -> io::Result<Self> {
+        if places > MOST_WATCHED {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: epoll_create1 takes no pointers; a non-negative result is a descriptor nobody else owns.
+        let epoll = unsafe {
+            let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let watch = Watch { epoll, wake, interests: vec![Interest::Nothing; places] };
+        watch.control(libc::EPOLL_CTL_ADD, watch.wake.event.as_fd(), libc::EPOLLIN, MOST_WATCHED)?;
+        Ok(watch)
+    }
+
+    /// Sets what is waited for at the descriptor of `place`: the same one each time, open as long as anything is.
+    pub fn set(&mut self, place: usize, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        let Some(before) = self.interests.get(place).copied() else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let events = match interest {
+            Interest::Nothing => 0,
+            Interest::Reading => libc::EPOLLIN,
+            Interest::Both => libc::EPOLLIN | libc::EPOLLOUT,
+        };
+        match (before, interest) {
+            (before, interest) if before == interest => return Ok(()),
+            (Interest::Nothing, _) => self.control(libc::EPOLL_CTL_ADD, fd, events, place)?,
+            // Errors are reported whether asked for or not, so what is not waited for is taken out.
+            (_, Interest::Nothing) => self.control(libc::EPOLL_CTL_DEL, fd, events, place)?,
+            _ => self.control(libc::EPOLL_CTL_MOD, fd, events, place)?,
+        }
+        self.interests[place] = interest;
+        Ok(())
+    }
+
+    /// Waits until there is something at one of the descriptors, the latch is rung, or `timeout_ms` milliseconds have
+    /// passed (`None`: without end). Returns `None` for a rung latch, which wins. A signal ends the wait too, with nothing
+    /// anywhere.
+    pub fn wait(&self, timeout_ms: Option<u16>) -> io::Result<Option<Ready>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST_WATCHED + 1];
+        let timeout = timeout_ms.map_or(-1, libc::c_int::from);
+        // SAFETY: the pointer and count describe `events`, which outlives the call.
+        let count = unsafe {
+            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, timeout)
+        };
+        let Ok(count) = usize::try_from(count) else {
+            return match Errno::last() {
+                Errno::EINTR => Ok(Some(Ready::default())),
+                errno => Err(errno.into()),
+            };
+        };
+        let places = events[..count].iter().fold(0, |places, event| places | 1 << event.u64);
+        Ok((places & 1 << MOST_WATCHED == 0).then_some(Ready(places)))
+    }
+
+    fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, events: libc::c_int, place: usize) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: place as u64 };
+        // SAFETY: the pointer is to an epoll_event that outlives the call, which the kernel only reads.
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
+        Errno::result(result).map(drop).map_err(io::Error::from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
     #[test]
     fn a_rung_latch_ends_a_wait_in_another_thread_and_stays_rung() {
@@ -141,16 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn of_two_descriptors_each_says_what_it_has() {
-        let wake = Wake::new().unwrap();
+    fn of_several_descriptors_each_says_what_it_has() {
+        let wake = Arc::new(Wake::new().unwrap());
         let (first, mut to_first) = UnixStream::pair().unwrap();
         let (second, mut to_second) = UnixStream::pair().unwrap();
-        let wait =
-            |one, other, timeout| wake.wait_for([(first.as_fd(), one), (second.as_fd(), other)], timeout).unwrap();
+        let mut watch = Watch::new(Arc::clone(&wake), 2).unwrap();
+        let mut wait = |one, other, timeout| {
+            watch.set(0, first.as_fd(), one).unwrap();
+            watch.set(1, second.as_fd(), other).unwrap();
+            watch.wait(timeout).unwrap().map(|ready| [ready.at(0), ready.at(1)])
+        };
         assert_eq!(wait(Interest::Reading, Interest::Reading, Some(1)), Some([false, false]));
         assert_eq!(wait(Interest::Reading, Interest::Both, None), Some([false, true]));
         to_first.write_all(b"x").unwrap();
         assert_eq!(wait(Interest::Reading, Interest::Reading, None), Some([true, false]));
+        assert_eq!(wait(Interest::Reading, Interest::Reading, None), Some([true, false]), "as long as it is not read");
         assert_eq!(wait(Interest::Nothing, Interest::Reading, Some(1)), Some([false, false]));
         to_second.write_all(b"x").unwrap();
         assert_eq!(wait(Interest::Reading, Interest::Reading, None), Some([true, true]));
@@ -159,6 +235,9 @@ mod tests {
         assert_eq!(wait(Interest::Nothing, Interest::Nothing, Some(1)), Some([false, false]));
         wake.ring();
         assert_eq!(wait(Interest::Nothing, Interest::Reading, None), None);
+        let misplaced = watch.set(2, first.as_fd(), Interest::Reading).unwrap_err();
+        assert_eq!(misplaced.kind(), io::ErrorKind::InvalidInput);
+        assert!(Watch::new(wake, MOST_WATCHED + 1).is_err());
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl State {
         let wait = self.backoff();
         self.retry_at = now + wait;
         self.tries = self.tries.saturating_add(1);
-        let Some(slot) = links.shared.indices.claim(&mut self.rng, links.owner) else {
+        let Some(slot) = links.shared.indices.claim(&mut self.rng, links.owner, self.shard) else {
             return self.count_drop(DropReason::QueueFull);
         };
         let party = Party { public: &peer.public, preshared_key: self.preshared_key() };
@@ -127,7 +127,7 @@ impl State {
                 self.settle(now);
             }
         }
-        let slot = links.shared.indices.claim(&mut self.rng, links.owner).ok_or(DropReason::QueueFull)?;
+        let slot = links.shared.indices.claim(&mut self.rng, links.owner, self.shard).ok_or(DropReason::QueueFull)?;
         let party = Party { public: &peer.public, preshared_key: self.preshared_key() };
         let (mut session, mut message) = links.shared.forge.respond(&party, slot, now, initiation)?;
         session.rekey_at = self.rekey_at(now, peer);

@@ -6,13 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use rand_core::RngCore;
 
+use super::Shard;
 use super::tunnel::Tunnel;
 
 /// Locks are spread over this many shards so that threads opening packets of different sessions rarely share one.
 const SHARDS: usize = 64;
 
-/// Draws before a claim is given up. With a table half full (eight million sessions) the chance to fail is 2^-64.
-const DRAWS: usize = 64;
+/// Draws before a claim is given up. With one shard and a table half full (eight million sessions) the chance to fail is
+/// 2^-512; with sixteen shards, which take one draw in sixteen, still 2^-46.
+const DRAWS: usize = 1_024;
 
 /// Which tunnel a receiver index belongs to.
 ///
@@ -31,10 +33,13 @@ impl IndexTable {
         &self.shards[number as usize % SHARDS]
     }
 
-    /// Claims a random free number for `owner`; `None` when the table is as good as full.
-    pub(super) fn claim(self: &Arc<Self>, rng: &mut impl RngCore, owner: &Weak<Tunnel>) -> Option<Slot> {
+    /// Claims a random free number of `shard`'s for `owner`; `None` when they are as good as all taken.
+    pub(super) fn claim(self: &Arc<Self>, rng: &mut impl RngCore, owner: &Weak<Tunnel>, shard: Shard) -> Option<Slot> {
         for _ in 0..DRAWS {
             let number = rng.next_u32() >> 8;
+            if !shard.owns(number) {
+                continue;
+            }
             let mut shard = self.shard(number).write().unwrap_or_else(PoisonError::into_inner);
             if let Entry::Vacant(vacant) = shard.entry(number) {
                 vacant.insert(owner.clone());
@@ -79,6 +84,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand_core::SeedableRng;
 
     /// Draws the same number three times before it moves on.
     struct Stuck(u32);
@@ -104,12 +110,26 @@ mod tests {
     fn a_collision_is_drawn_again_and_a_dropped_slot_is_free() {
         let table = IndexTable::new();
         let mut rng = Stuck(2);
-        let first = table.claim(&mut rng, &Weak::new()).unwrap();
-        let second = table.claim(&mut rng, &Weak::new()).unwrap();
+        let first = table.claim(&mut rng, &Weak::new(), Shard::default()).unwrap();
+        let second = table.claim(&mut rng, &Weak::new(), Shard::default()).unwrap();
         assert_ne!(first.number(), second.number());
         assert_eq!(table.len(), 2);
         drop(first);
         drop(second);
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn a_number_says_whose_it_is() {
+        let table = IndexTable::new();
+        let mut rng = rand_chacha::ChaCha20Rng::from_seed([7; 32]);
+        for of in [1, 2, 3, 4, 16] {
+            for number in 0..of {
+                let shard = Shard { number, of };
+                let slot = table.claim(&mut rng, &Weak::new(), shard).unwrap();
+                // Byte 5 of a data message: the receiver index starts at 4, little-endian, with boringtun's byte.
+                assert_eq!((slot.number() << 8).to_le_bytes()[1] % of, number);
+            }
+        }
     }
 }

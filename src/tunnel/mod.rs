@@ -120,6 +120,29 @@ pub struct TunnelOptions {
     pub preshared_key: Option<Zeroizing<[u8; 32]>>,
 }
 
+/// Which of several threads receives a tunnel's datagrams: its sessions are numbered so that byte 5 of their data messages,
+/// modulo the number of threads, says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Less than `of`.
+    pub number: u8,
+    /// How many there are, at least one.
+    pub of: u8,
+}
+
+impl Default for Shard {
+    fn default() -> Shard {
+        Shard { number: 0, of: 1 }
+    }
+}
+
+impl Shard {
+    /// Tells whether a session's 24-bit number is one of this shard's.
+    fn owns(self, number: u32) -> bool {
+        number as u8 % self.of.max(1) == self.number
+    }
+}
+
 impl Default for TunnelOptions {
     /// A mesh link: always up, over an underlay of 1,500 bytes.
     fn default() -> TunnelOptions {

@@ -10,7 +10,7 @@ use super::mark::Marks;
 use super::session::{Attempt, Content, OVERHEAD, REKEY_AFTER_MESSAGES, Session, counter_of, word};
 use super::sources::Bucket;
 use super::status::{Role, SessionStatus, Traffic, TunnelStatus};
-use super::{Opened, Sealed, TunnelOptions};
+use super::{Opened, Sealed, Shard, TunnelOptions};
 use crate::time::Instant;
 use crate::wire::DropReason;
 use crate::wire::probe::Arrivals;
@@ -31,6 +31,8 @@ const CONFIRMING: Duration = Duration::from_secs(9);
 /// Everything of one peer that its lock guards.
 pub(super) struct State {
     pub(super) options: TunnelOptions,
+    /// Whose the next sessions are.
+    pub(super) shard: Shard,
     pub(super) closed: bool,
     /// Oldest first, by the time their keys were made here.
     pub(super) sessions: Vec<Session>,
@@ -79,6 +81,7 @@ impl State {
     pub(super) fn new(options: TunnelOptions, held: HoldQueue, marks: Marks, rng: ChaCha20Rng) -> State {
         State {
             options,
+            shard: Shard::default(),
             closed: false,
             sessions: Vec::new(),
             sending: None,

@@ -13,7 +13,7 @@ use super::outbox::Outbox;
 use super::state::State;
 use super::status::TunnelStatus;
 use super::timers::Effort;
-use super::{Datagram, Initiation, Opened, PeerKey, Sealed, TunnelOptions};
+use super::{Datagram, Initiation, Opened, PeerKey, Sealed, Shard, TunnelOptions};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 use crate::wire::probe::Arrivals;
@@ -112,6 +112,11 @@ impl Tunnel {
         let mut state = self.state();
         state.options = options;
         state.urgent = true;
+    }
+
+    /// Says which thread the next sessions' datagrams are for. Those of the others are opened all the same.
+    pub fn set_shard(&self, shard: Shard) {
+        self.state().shard = shard;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -19,8 +19,8 @@ use std::ops::Range;
 /// compared with all of them.
 const OPEN: usize = 4;
 
-/// Packets in a run: below the 64 datagrams the older kernels take in one piece.
-const MOST_PIECES: usize = 60;
+/// Packets in a run, and so pieces of what is written in one call: below the 64 datagrams the older kernels take in one piece.
+pub const MOST_PIECES: usize = 60;
 
 /// Bytes of a run, headers included: what IPv4's length can say; IPv6's could say 40 more.
 const MOST_BYTES: usize = 65_535;

@@ -14,6 +14,6 @@ mod split;
 mod tests;
 mod virtio;
 
-pub use coalesce::{Coalescer, Delivery, Offloads, Run};
+pub use coalesce::{Coalescer, Delivery, MOST_PIECES, Offloads, Run};
 pub use split::Segments;
 pub use virtio::VirtioHeader;
