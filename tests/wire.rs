@@ -224,6 +224,7 @@ fn probes() {
             lost_outward: 2,
             lost_homeward: 1,
             lost_unknown: 4,
+            lost_in_row: 3,
             reordered: 5,
             duplicated: 6,
         },

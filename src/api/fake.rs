@@ -45,6 +45,8 @@ pub(crate) fn empty_status() -> Status {
                 serial: 1,
                 warning: None,
             },
+            observer_health: 0,
+            clock_steps: 0,
         },
         mesh: MeshStatus { name: "example".into(), mesh_id: "000102030405060708090a0b0c0d0e0f".into(), members: 1 },
         counts: Counts::default(),
@@ -77,8 +79,34 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
             rtt_p99_seconds: 0.011_02,
             rtt_max_seconds: 0.014_9,
             jitter_seconds: 0.000_094,
+            jitter_forward_seconds: 0.000_051,
+            jitter_reverse_seconds: 0.000_078,
+            variation_forward_seconds: Some(0.000_02),
+            variation_reverse_seconds: Some(0.000_031),
+            own_delay_p50_seconds: 0.000_042,
+            own_delay_p99_seconds: 0.000_14,
+            peer_delay_p50_seconds: 0.000_038,
+            peer_delay_p99_seconds: 0.000_12,
+            rtt_baseline_seconds: None,
+            step_from_seconds: None,
         }),
         loss: Some(LossRatio { lost: 0, sent: 300, ratio: 0.0, low: 0.0, high: 0.012_643 }),
+        counts: Some(LinkCounts {
+            loss_forward: Some(LossRatio { lost: 0, sent: 300, ratio: 0.0, low: 0.0, high: 0.012_643 }),
+            loss_reverse: Some(LossRatio { lost: 0, sent: 300, ratio: 0.0, low: 0.0, high: 0.012_643 }),
+            data_loss_forward: Some(LossRatio { lost: 0, sent: 38_000, ratio: 0.0, low: 0.0, high: 0.000_101 }),
+            data_loss_reverse: Some(LossRatio {
+                lost: 2,
+                sent: 41_000,
+                ratio: 0.000_049,
+                low: 0.000_013,
+                high: 0.000_178,
+            }),
+            ..LinkCounts::default()
+        }),
+        class: Some(LinkClass::Active),
+        probe_interval_seconds: Some(1.0),
+        reasons: Vec::new(),
         session_age_seconds: Some(97),
         rx_bytes: 1_234_567_890,
         tx_bytes: 98_765,
@@ -131,10 +159,11 @@ pub(crate) fn troubled_status() -> Status {
     let mut down = peer("db-par-22", 5);
     (down.state, down.since, down.path, down.link) = (PeerState::Down, time(NOW - 240), None, None);
     down.loss = Some(LossRatio { lost: 60, sent: 60, ratio: 1.0, low: 0.939_83, high: 1.0 });
-    down.session_age_seconds = None;
+    (down.session_age_seconds, down.counts) = (None, None);
     let mut suspect = peer("sto-lim-03", 6);
     (suspect.state, suspect.since) = (PeerState::Suspect, time(NOW - 3));
     suspect.loss = Some(LossRatio { lost: 3, sent: 300, ratio: 0.01, low: 0.003_406, high: 0.028_983 });
+    suspect.counts.as_mut().unwrap().loss_forward = suspect.loss;
     suspect.path.as_mut().unwrap().kind = PathKind::Relay;
     suspect.path.as_mut().unwrap().via = Some("db-par-18".into());
     suspect.drops = BTreeMap::from([("replayed".to_owned(), 12), ("foreign_source".to_owned(), 3)]);

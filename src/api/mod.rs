@@ -62,8 +62,8 @@ pub use page_server::{PageGuard, PageServer};
 pub use ping::{PingLine, PingMode, PingRequest};
 pub use server::{BindError, Server};
 pub use status::{
-    CertificateStatus, Counts, Gravity, LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus,
-    PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
+    CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,
+    NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
 

@@ -66,6 +66,12 @@ pub struct NodeStatus {
     pub uptime_seconds: u64,
     /// Its certificate.
     pub certificate: CertificateStatus,
+    /// How unwell it is as an observer, from 0, well, to 7: deadlines met late, clocks set.
+    #[serde(default)]
+    pub observer_health: u8,
+    /// How often its wall clock was set since the daemon started.
+    #[serde(default)]
+    pub clock_steps: u64,
 }
 
 /// A certificate's life.
@@ -287,6 +293,99 @@ pub struct LinkMeasure {
     pub rtt_max_seconds: f64,
     /// RFC 3550 jitter.
     pub jitter_seconds: f64,
+    /// Jitter of the way to the peer.
+    #[serde(default)]
+    pub jitter_forward_seconds: f64,
+    /// Jitter of the way from the peer.
+    #[serde(default)]
+    pub jitter_reverse_seconds: f64,
+    /// By how much the way to the peer took longer than it can, at the newest probe; absent until that can be told.
+    #[serde(default)]
+    pub variation_forward_seconds: Option<f64>,
+    /// By how much the way from the peer took longer than it can.
+    #[serde(default)]
+    pub variation_reverse_seconds: Option<f64>,
+    /// Median delay of packets in this host, from the kernel to the daemon.
+    #[serde(default)]
+    pub own_delay_p50_seconds: f64,
+    /// 99th percentile of this host's delay.
+    #[serde(default)]
+    pub own_delay_p99_seconds: f64,
+    /// Median delay of packets in the peer's host.
+    #[serde(default)]
+    pub peer_delay_p50_seconds: f64,
+    /// 99th percentile of the peer's host's delay.
+    #[serde(default)]
+    pub peer_delay_p99_seconds: f64,
+    /// Median round trip of the last week; absent until it is known.
+    #[serde(default)]
+    pub rtt_baseline_seconds: Option<f64>,
+    /// Median round trip before the step that stands; absent without one.
+    #[serde(default)]
+    pub step_from_seconds: Option<f64>,
+}
+
+/// How closely a link is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkClass {
+    /// Nobody uses it, in a mesh too large to probe every link each second.
+    Idle,
+    /// It carried data lately, or the mesh is small.
+    Active,
+    /// One of its ends has a tag that `probe.critical_tags` names.
+    Critical,
+}
+
+impl LinkClass {
+    /// The class's name on the screen and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LinkClass::Idle => "idle",
+            LinkClass::Active => "active",
+            LinkClass::Critical => "critical",
+        }
+    }
+}
+
+/// Why a link is degraded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DegradedReason {
+    /// What kind it is, for programs: a stable word such as `loss` or `latency_step`.
+    pub kind: String,
+    /// What is wrong, with its figures.
+    pub text: String,
+}
+
+/// What else was counted on a link in the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkCounts {
+    /// Loss on the way to the peer; absent without a probe.
+    pub loss_forward: Option<LossRatio>,
+    /// Loss on the way from the peer.
+    pub loss_reverse: Option<LossRatio>,
+    /// Probes lost on a way that nothing has told.
+    pub lost_unknown: u64,
+    /// Loss of messages of all kinds on the way to the peer; absent without a message.
+    pub data_loss_forward: Option<LossRatio>,
+    /// Loss of messages of all kinds on the way from the peer.
+    pub data_loss_reverse: Option<LossRatio>,
+    /// The most probes lost in a row.
+    pub longest_loss_run: u64,
+    /// Probes answered after their time.
+    pub late: u64,
+    /// Probes overtaken on the way to the peer.
+    pub reordered_forward: u64,
+    /// Probes overtaken on the way from the peer.
+    pub reordered_reverse: u64,
+    /// Probes that came twice on the way to the peer.
+    pub duplicated_forward: u64,
+    /// Probes that came twice on the way from the peer.
+    pub duplicated_reverse: u64,
+    /// Answers not measured because a clock was set.
+    pub discarded_clock_step: u64,
+    /// Answers not measured because the result would be negative.
+    pub discarded_negative: u64,
 }
 
 /// One peer.
@@ -312,6 +411,18 @@ pub struct PeerStatus {
     pub link: Option<LinkMeasure>,
     /// Loss in the window; absent without a probe.
     pub loss: Option<LossRatio>,
+    /// What else was counted in the window; absent without a link.
+    #[serde(default)]
+    pub counts: Option<LinkCounts>,
+    /// How closely the link is watched, as the end that probes it decides.
+    #[serde(default)]
+    pub class: Option<LinkClass>,
+    /// Seconds between two probes while they are answered.
+    #[serde(default)]
+    pub probe_interval_seconds: Option<f64>,
+    /// Why the link is degraded, the gravest first.
+    #[serde(default)]
+    pub reasons: Vec<DegradedReason>,
     /// Seconds since the session was made; absent without a session.
     pub session_age_seconds: Option<u64>,
     /// Bytes received in its tunnel, inner packets only.

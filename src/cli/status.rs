@@ -362,6 +362,7 @@ pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
         let rate = render_loss(Some(loss)).unwrap_or("too few to tell a rate".to_owned());
         lines.push(("loss", format!("{} of {} lost, {rate}", loss.lost, quantity::count(loss.sent, "probe"))));
     }
+    lines.extend(quality_lines(peer));
     lines.push((
         "session",
         match peer.session_age_seconds {
@@ -387,6 +388,41 @@ pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
         out.push_str(&format!("{}{}{value}\n", paint(HEADING, name), " ".repeat(13 - name.len())));
     }
     out
+}
+
+/// What a link's measurements say beyond its round trip and loss, a line for each.
+fn quality_lines(peer: &PeerStatus) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let both = |forward: Option<String>, reverse: Option<String>| {
+        let said = |text: Option<String>| text.unwrap_or("not known yet".to_owned());
+        format!("{} towards it, {} coming from it", said(forward), said(reverse))
+    };
+    if let Some(counts) = &peer.counts {
+        let rate = |loss: Option<LossRatio>| loss.and_then(|loss| render_loss(Some(&loss)));
+        if peer.loss.is_some() {
+            lines.push(("loss by way", both(rate(counts.loss_forward), rate(counts.loss_reverse))));
+        }
+        let [forward, reverse] = [counts.data_loss_forward, counts.data_loss_reverse];
+        if forward.or(reverse).is_some() {
+            lines.push(("data loss", both(rate(forward), rate(reverse))));
+        }
+    }
+    if let Some(link) = &peer.link {
+        let delay = |p50, p99| format!("{} (p99 {})", quantity::seconds(p50), quantity::seconds(p99));
+        let own = delay(link.own_delay_p50_seconds, link.own_delay_p99_seconds);
+        let peers = delay(link.peer_delay_p50_seconds, link.peer_delay_p99_seconds);
+        lines.push(("host delay", format!("here {own}, there {peers}")));
+        let variation = [link.variation_forward_seconds, link.variation_reverse_seconds];
+        let [forward, reverse] =
+            variation.map(|variation| variation.map(|time| format!("+{}", quantity::seconds(time))));
+        lines.push(("variation", both(forward, reverse)));
+    }
+    if let Some(class) = peer.class {
+        let interval = peer.probe_interval_seconds.map(quantity::seconds);
+        let interval = interval.map_or(String::new(), |interval| format!(", a probe every {interval}"));
+        lines.push(("class", format!("{}{interval}", class.name())));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -531,6 +567,11 @@ mod tests {
             path         via db-par-18, 198.51.100.6:7655
             round trip   p50 10.28 ms, p99 11.02 ms, min 10.11 ms, max 14.90 ms, jitter 94 us, over 5m00s
             loss         3 of 300 probes lost, 0.34-2.9%
+            loss by way  0.34-2.9% towards it, <1.3% coming from it
+            data loss    <0.011% towards it, 0.0013-0.018% coming from it
+            host delay   here 42 us (p99 140 us), there 38 us (p99 120 us)
+            variation    +20 us towards it, +31 us coming from it
+            class        active, a probe every 1.000 s
             session      1m37s old, 65520 handshakes so far
             received     1.15 GiB in 1000000 packets
             sent         96.5 KiB in 1024 packets
@@ -545,28 +586,6 @@ mod tests {
     fn one_link_that_is_down() {
         let status = troubled_status();
         insta::assert_snapshot!(plain(&render_peer(&status, find(&status, "10.77.0.5").unwrap(), usize::MAX)), @r#"
-            db-par-22  down for 4m00s, since 2026-11-22T13:58:00Z
-
-            critical  db-par-22 does not answer (4m00s): look at the host, and whether UDP 7655 reaches it
-
-            node         00000000000000000000000000000005
-            addresses    10.77.0.5, fd12:3456:789a::a4d:5
-            path         none
-            loss         60 of 60 probes lost, >93%
-            session      none, 65520 handshakes so far
-            received     1.15 GiB in 1000000 packets
-            sent         96.5 KiB in 1024 packets
-            record       12m00s old
-            certificate  until 2027-06-10T14:02:00Z
-        "#);
-    }
-
-    #[test]
-    fn json_has_every_field_under_its_unit() {
-        let mut status = troubled_status();
-        status.peers.retain(|peer| peer.name == "sto-lim-03");
-        status.problems.truncate(1);
-        insta::assert_snapshot!(serde_json::to_string_pretty(&status).unwrap(), @r#"
             {
               "schema": 1,
               "now": "2026-11-22T14:02:00Z",
@@ -651,6 +670,197 @@ mod tests {
                     "low": 0.003406,
                     "high": 0.028983
                   },
+                  "session_age_seconds": 97,
+                  "rx_bytes": 1234567890,
+                  "tx_bytes": 98765,
+                  "rx_packets": 1000000,
+                  "tx_packets": 1024,
+                  "handshakes": 65520,
+                  "record_age_seconds": 720,
+                  "certificate_expires": "2027-06-10T14:02:00Z",
+                  "drops": {
+                    "foreign_source": 3,
+                    "replayed": 12
+                  }
+                }
+              ],
+              "wireguard": [
+                {
+                  "name": "phone",
+                  "public_key": "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+                  "addresses": [
+                    "10.78.0.2/32"
+                  ],
+                  "carried": [
+                    "10.78.0.2/32"
+                  ],
+                  "state": "up",
+                  "endpoint": "192.0.2.77:40112",
+                  "declared_endpoint": null,
+                  "has_preshared_key": false,
+                  "session_age_seconds": 61,
+                  "heard_seconds": 2,
+                  "rx_bytes": 48213,
+                  "tx_bytes": 1234567,
+                  "rx_packets": 512,
+                  "tx_packets": 1311,
+                  "handshakes": 4,
+                  "drops": {
+                    "foreign_source": 2
+                  }
+                }
+              ],
+              "drops": {
+                "bad_mac": 4211
+              }
+            }
+        "#);
+    }
+
+    #[test]
+    fn json_has_every_field_under_its_unit() {
+        let mut status = troubled_status();
+        status.peers.retain(|peer| peer.name == "sto-lim-03");
+        status.problems.truncate(1);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&status).unwrap(), @r#"
+            {
+              "schema": 1,
+              "now": "2026-11-22T14:02:00Z",
+              "node": {
+                "name": "web1",
+                "node_id": "0102030405060708090a0b0c0d0e0f10",
+                "wireguard_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+                "address_v4": "10.77.0.1",
+                "address_v6": "fd12:3456:789a::a4d:1",
+                "prefixes": [
+                  "10.78.0.0/24"
+                ],
+                "interface": "mesh0",
+                "mtu_bytes": 1420,
+                "listen": [
+                  "[::]:7655"
+                ],
+                "endpoints": [
+                  "203.0.113.5:7655"
+                ],
+                "version": "0.1.0",
+                "started": "2026-08-23T14:02:00Z",
+                "uptime_seconds": 7876900,
+                "certificate": {
+                  "expires": "2026-11-27T14:02:00Z",
+                  "expires_in_seconds": 432000,
+                  "serial": 1,
+                  "warning": "warning"
+                },
+                "observer_health": 0,
+                "clock_steps": 0
+              },
+              "mesh": {
+                "name": "example",
+                "mesh_id": "000102030405060708090a0b0c0d0e0f",
+                "members": 4
+              },
+              "counts": {
+                "peers": 7,
+                "up": 3,
+                "degraded": 0,
+                "suspect": 1,
+                "down": 1,
+                "unknown": 0,
+                "new": 1,
+                "expired": 1
+              },
+              "problems": [
+                {
+                  "gravity": "critical",
+                  "kind": "peer_down",
+                  "peer": "db-par-22",
+                  "message": "db-par-22 does not answer",
+                  "advice": "look at the host, and whether UDP 7655 reaches it",
+                  "since": "2026-11-22T13:58:00Z"
+                }
+              ],
+              "peers": [
+                {
+                  "name": "sto-lim-03",
+                  "node_id": "00000000000000000000000000000006",
+                  "address_v4": "10.77.0.6",
+                  "address_v6": "fd12:3456:789a::a4d:6",
+                  "prefixes": [],
+                  "state": "suspect",
+                  "since": "2026-11-22T14:01:57Z",
+                  "path": {
+                    "kind": "relay",
+                    "endpoint": "198.51.100.6:7655",
+                    "via": "db-par-18"
+                  },
+                  "link": {
+                    "window_seconds": 300.0,
+                    "rtt_min_seconds": 0.01011,
+                    "rtt_p50_seconds": 0.010281,
+                    "rtt_p99_seconds": 0.01102,
+                    "rtt_max_seconds": 0.0149,
+                    "jitter_seconds": 0.000094,
+                    "jitter_forward_seconds": 0.000051,
+                    "jitter_reverse_seconds": 0.000078,
+                    "variation_forward_seconds": 0.00002,
+                    "variation_reverse_seconds": 0.000031,
+                    "own_delay_p50_seconds": 0.000042,
+                    "own_delay_p99_seconds": 0.00014,
+                    "peer_delay_p50_seconds": 0.000038,
+                    "peer_delay_p99_seconds": 0.00012,
+                    "rtt_baseline_seconds": null,
+                    "step_from_seconds": null
+                  },
+                  "loss": {
+                    "lost": 3,
+                    "sent": 300,
+                    "ratio": 0.01,
+                    "low": 0.003406,
+                    "high": 0.028983
+                  },
+                  "counts": {
+                    "loss_forward": {
+                      "lost": 3,
+                      "sent": 300,
+                      "ratio": 0.01,
+                      "low": 0.003406,
+                      "high": 0.028983
+                    },
+                    "loss_reverse": {
+                      "lost": 0,
+                      "sent": 300,
+                      "ratio": 0.0,
+                      "low": 0.0,
+                      "high": 0.012643
+                    },
+                    "lost_unknown": 0,
+                    "data_loss_forward": {
+                      "lost": 0,
+                      "sent": 38000,
+                      "ratio": 0.0,
+                      "low": 0.0,
+                      "high": 0.000101
+                    },
+                    "data_loss_reverse": {
+                      "lost": 2,
+                      "sent": 41000,
+                      "ratio": 0.000049,
+                      "low": 0.000013,
+                      "high": 0.000178
+                    },
+                    "longest_loss_run": 0,
+                    "late": 0,
+                    "reordered_forward": 0,
+                    "reordered_reverse": 0,
+                    "duplicated_forward": 0,
+                    "duplicated_reverse": 0,
+                    "discarded_clock_step": 0,
+                    "discarded_negative": 0
+                  },
+                  "class": "active",
+                  "probe_interval_seconds": 1.0,
+                  "reasons": [],
                   "session_age_seconds": 97,
                   "rx_bytes": 1234567890,
                   "tx_bytes": 98765,

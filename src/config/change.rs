@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{Alert, Bootstrap, Config, Latency, Level, PerLink, Receiver, Wireguard};
-use crate::identity::{MeshId, NodeName, VerifyingKey};
+use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,8 @@ settings! {
     Ledger(Option<PathBuf>) "files.ledger" NeedsRestart files.ledger;
     /// Time between two probes of a link.
     ProbeInterval(Duration) "probe.interval" Live probe.interval;
+    /// The tags that make links critical.
+    ProbeCriticalTags(Vec<Tag>) "probe.critical_tags" Live probe.critical_tags;
     /// Where the metrics are served.
     MetricsListen(Option<SocketAddr>) "metrics.listen" Live metrics.listen;
     /// Which links have series of their own.

@@ -131,6 +131,13 @@ pub const KEYS: [Key; 46] = [
     key("files", "ledger", "a path", "beside the authority's key", "What the authority has issued."),
     key("probe", "interval", "a duration, 100ms to 60s", "\"1s\"", "Time between two probes of a link."),
     key(
+        "probe",
+        "critical_tags",
+        "a list of up to 16 tags",
+        "[]",
+        "Links from and to nodes with one of these tags are probed five times a second; the same on every node.",
+    ),
+    key(
         "metrics",
         "listen",
         "ADDRESS:PORT with a loopback address or this node's overlay address",

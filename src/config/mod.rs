@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::identity::{AnchorError, MeshId, NodeName, TrustAnchor, VerifyingKey, WireguardKey};
+use crate::identity::{AnchorError, MeshId, NodeName, Tag, TrustAnchor, VerifyingKey, WireguardKey};
 
 pub use alert::Alert;
 pub use change::{Change, Effect, Setting, diff};
@@ -255,6 +255,13 @@ pub fn directory_of(file: &Path) -> PathBuf {
 pub struct Probe {
     /// Time between two probes of a link, 100 ms to 60 s.
     pub interval: Duration,
+    /// Tags of nodes whose links are probed five times a second, at most [`Probe::CRITICAL_TAGS_LIMIT`].
+    pub critical_tags: Vec<Tag>,
+}
+
+impl Probe {
+    /// Critical tags at most: as many as a certificate has.
+    pub const CRITICAL_TAGS_LIMIT: usize = 16;
 }
 
 /// What is logged.
@@ -318,7 +325,7 @@ impl Config {
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),
-            probe: Probe { interval: Duration::from_secs(1) },
+            probe: Probe { interval: Duration::from_secs(1), critical_tags: Vec::new() },
             metrics: Metrics::default(),
             alerts: Vec::new(),
             receivers: Vec::new(),

@@ -94,6 +94,7 @@ impl Reader {
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
+        let critical_tags = self.list(&probe, "critical_tags", Probe::CRITICAL_TAGS_LIMIT, text_as).unwrap_or_default();
         let metrics = self.metrics(document, mesh.as_ref());
         let receivers = self.receivers(document);
         let alerts = self.alerts(document, &receivers);
@@ -108,7 +109,7 @@ impl Reader {
             interface,
             dataplane: DataplaneSettings { latency, shards },
             files,
-            probe: Probe { interval },
+            probe: Probe { interval, critical_tags },
             metrics,
             alerts,
             receivers,

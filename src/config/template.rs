@@ -57,7 +57,9 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
 
     writer.section("probe");
     let interval = quoted(duration::format(config.probe.interval));
-    writer.key("probe", "interval", &interval, config.probe == plain.probe);
+    writer.key("probe", "interval", &interval, config.probe.interval == plain.probe.interval);
+    let tags = list(&config.probe.critical_tags);
+    writer.key("probe", "critical_tags", &tags, config.probe.critical_tags.is_empty());
 
     writer.section("metrics");
     writer.place("metrics", "listen", config.metrics.listen, "127.0.0.1:9655");

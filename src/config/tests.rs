@@ -511,7 +511,7 @@ fn config() -> impl Strategy<Value = Config> {
                     authority_passphrase_file: authority.1,
                     ledger: authority.2,
                 },
-                probe: Probe { interval: Duration::from_millis(millis) },
+                probe: Probe { interval: Duration::from_millis(millis), critical_tags: vec!["db".parse().unwrap()] },
                 metrics: Metrics { listen: port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))), per_link },
                 alerts,
                 receivers,

@@ -15,7 +15,7 @@ use super::{Arrival, Engine};
 use crate::identity::{NodeId, WireguardKey};
 use crate::time::{Instant, UnixTime};
 use crate::wire::control::ControlMessage;
-use crate::wire::probe::{CHALLENGE, Class, PING, Probe, ProbeReply, ProbeRequest};
+use crate::wire::probe::{CHALLENGE, PING, Probe, ProbeReply, ProbeRequest};
 use crate::wire::{DropReason, introduction};
 
 /// Pings under way at once.
@@ -60,6 +60,8 @@ pub(super) struct Peer {
     pub(super) contact: Contact,
     pub(super) prober: Prober,
     pub(super) learned: Instant,
+    /// When the link last carried data, as far as the driver has told.
+    pub(super) last_data: Option<Instant>,
     challenge: Option<Challenge>,
     introduced: Option<Instant>,
 }
@@ -181,13 +183,6 @@ impl Engine {
         self.peers.iter().filter(move |(_, peer)| suspect(peer)).map(|(node, _)| *node)
     }
 
-    /// Sets the time between probes of all links; a mesh above 200 nodes gets its own pace from its size.
-    pub(super) fn probe_interval(&self) -> Duration {
-        // 200 probes a second per node at most: 250 kbit/s, whatever the size of the mesh.
-        let paced = Duration::from_millis(5).saturating_mul(self.membership.len().saturating_sub(1) as u32);
-        self.settings.probe_interval.max(paced).min(Duration::from_secs(60))
-    }
-
     /// Makes a peer of every member that is none yet.
     pub(super) fn start_peers(&mut self, now: Instant) {
         let nodes: Vec<NodeId> = self.membership.members().map(|(node, _)| node).collect();
@@ -218,8 +213,9 @@ impl Engine {
                 introduced = bootstrap.introduced;
                 self.timers.cancel(TimerName::Bootstrap(key));
             }
-            let prober = Prober::new(self.node < node, Pace::new(Class::Active, self.probe_interval()), now);
-            let peer = Peer { key, address, contact, prober, learned: now, challenge: None, introduced };
+            let prober = Prober::new(self.node < node, self.pace_of(node, now), now);
+            let peer =
+                Peer { key, address, contact, prober, learned: now, last_data: None, challenge: None, introduced };
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
             self.output(Output::Peer(PeerChange::Add { node, key, address, endpoint: endpoints.first().copied() }));
@@ -375,26 +371,27 @@ impl Engine {
 
     /// A peer's probes are due, or one of them is to be judged.
     pub(super) fn probe(&mut self, node: NodeId, now: Instant) {
-        let interval = self.probe_interval();
+        let pace = self.pace_of(node, now);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let before = peer.prober.state();
-        peer.prober.set_pace(Pace::new(Class::Active, interval), now);
+        peer.prober.set_pace(pace, now);
         if let Some(request) = peer.prober.handle_timeout(now, &mut self.rng) {
             let bytes = Probe::Request(request).encode().to_vec();
             self.output(Output::Message { to: node, via: None, bytes });
-            self.join_company(node, interval, now);
+            self.join_company(node, pace, now);
         }
         self.after_probe(node, before, now);
     }
 
     /// Puts a link whose probe has just gone out into the company that is going out, or makes it the first of a new one
-    /// and brings forward the probes of other links that are up and due soon.
-    fn join_company(&mut self, node: NodeId, interval: Duration, now: Instant) {
+    /// and brings forward the probes of other links of its class that are up and due soon.
+    fn join_company(&mut self, node: NodeId, pace: Pace, now: Instant) {
+        let Pace { class, interval, .. } = pace;
         let open = |company: &Company| company.room > 0 && now.saturating_since(company.began) < COMPANY_LIFE;
-        let joined = self.company.filter(open);
+        let joined = self.company[class as usize].filter(open);
         let next = joined.map_or_else(|| now + jittered(interval, &mut self.rng), |company| company.next);
         let company = joined.unwrap_or(Company { began: now, next, room: PROBES_TOGETHER });
-        self.company = Some(Company { room: company.room - 1, ..company });
+        self.company[class as usize] = Some(Company { room: company.room - 1, ..company });
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.prober.keep_company(next);
         }
@@ -409,7 +406,9 @@ impl Engine {
             .collect();
         let mut room = PROBES_TOGETHER - 1;
         for node in soon {
-            if room > 0 && self.peers.get_mut(&node).is_some_and(|peer| peer.prober.bring_forward(window, now)) {
+            let alike = |peer: &&mut Peer| peer.prober.pace().class == class;
+            let peer = self.peers.get_mut(&node).filter(alike);
+            if room > 0 && peer.is_some_and(|peer| peer.prober.bring_forward(window, now)) {
                 self.timers.set(TimerName::Probe(node), now);
                 room -= 1;
             }

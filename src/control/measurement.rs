@@ -64,6 +64,8 @@ pub enum Measurement {
         sent: Instant,
         /// Where it was lost.
         direction: Direction,
+        /// How many were lost in a row, this one being the last of them.
+        in_row: u16,
     },
     /// A probe that was given as lost on an unknown way was lost on this one.
     Placed {

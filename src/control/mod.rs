@@ -16,6 +16,8 @@
 //! | `series` | what the answers and the reports give |
 //! | `measurement` | what a probe gives |
 //! | `data_loss` | which packets of data were lost, by their numbers |
+//! | `class` | how closely a link is watched |
+//! | `health` | how well this node itself is |
 //! | `link` | a peer's life: its contact and its probes together |
 //! | `rows` | whose row of the matrix to ask for, and who may ask for ours |
 //! | `served` | which introductions and joins are copies |
@@ -25,10 +27,12 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod class;
 pub mod contact;
 mod data_loss;
 mod exchange;
 pub mod gossip;
+pub mod health;
 pub mod limit;
 mod link;
 pub mod measurement;
@@ -52,11 +56,12 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::identity::{
-    Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, TrustAnchor, WireguardKey,
+    Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, Tag, TrustAnchor, WireguardKey,
 };
 use crate::time::{Instant, UnixTime};
-use crate::wire::probe::Arrivals;
+use crate::wire::probe::{Arrivals, Class};
 use gossip::Gossip;
+use health::LocalHealth;
 use limit::StrangerLimit;
 use link::{Bootstrap, Peer};
 use membership::Membership;
@@ -171,8 +176,11 @@ pub struct Engine {
     pings: BTreeMap<u32, (NodeId, Instant)>,
     /// Contacts of an earlier life, until their members are adopted.
     remembered: BTreeMap<NodeId, contact::Contact>,
-    /// The probes that are going out together.
-    company: Option<link::Company>,
+    /// The probes of each class that are going out together.
+    company: [Option<link::Company>; Class::ALL.len()],
+    /// Tags that make the links of a node critical.
+    critical_tags: Vec<Tag>,
+    health: LocalHealth,
     rows: Rows,
 }
 
@@ -213,7 +221,9 @@ impl Engine {
             renewed: BTreeMap::new(),
             pings: BTreeMap::new(),
             remembered: BTreeMap::new(),
-            company: None,
+            company: [None; Class::ALL.len()],
+            critical_tags: Vec::new(),
+            health: LocalHealth::default(),
             rows: Rows::default(),
         };
         let certificate = engine.own.certificate.clone();
@@ -275,6 +285,9 @@ impl Engine {
     /// Does the first thing that is due, and tells whether there was one: for a driver that reads the clock again before
     /// each, so that every probe carries the time at which it was sent.
     pub fn handle_first_timeout(&mut self, now: Instant, wall: UnixTime) -> bool {
+        if let Some((due, _)) = self.timers.next() {
+            self.health.note_lag(now.saturating_since(due), now);
+        }
         let Some(name) = self.timers.pop_due(now) else { return false };
         match name {
             TimerName::Flush => self.flush(now),
@@ -297,9 +310,14 @@ impl Engine {
         }
     }
 
-    /// Sets the time between two probes of a link.
-    pub fn set_probe_interval(&mut self, interval: Duration) {
-        self.settings.probe_interval = interval;
+    /// How unwell this node is as an observer: 0 is well.
+    pub fn health(&self, now: Instant) -> u8 {
+        self.health.score(now)
+    }
+
+    /// Something that the engine cannot see makes this node an unreliable observer, as grave as `by` late deadlines.
+    pub fn handle_trouble(&mut self, by: u8, now: Instant) {
+        self.health.worsen(by, now);
     }
 
     /// Replaces the members that the configuration names. Known peers stay known.

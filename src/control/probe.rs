@@ -110,6 +110,8 @@ pub struct Prober {
     last_request: Instant,
     /// What the peer said of its schedule and of itself in its last request.
     announced: Option<Pace>,
+    /// The sequence of the newest lost probe.
+    last_lost: u32,
     pub(super) report: ProbeReport,
     pub(super) peer_report: Option<ProbeReport>,
     /// The peer's requests, and its answers to ours.
@@ -170,6 +172,7 @@ impl Prober {
             first_missed: None,
             last_request: now,
             announced: None,
+            last_lost: 0,
             report: ProbeReport::default(),
             peer_report: None,
             requests: Requests::default(),
@@ -410,7 +413,10 @@ impl Prober {
             self.report.decided = self.report.decided.wrapping_add(1);
             let lost = self.report.lost_mut(leg_of(direction));
             *lost = lost.wrapping_add(1);
-            self.measure(Measurement::Lost { sent: probe.sent, direction });
+            let in_row =
+                if probe.sequence == self.last_lost + 1 { self.report.lost_in_row.saturating_add(1) } else { 1 };
+            (self.last_lost, self.report.lost_in_row) = (probe.sequence, in_row);
+            self.measure(Measurement::Lost { sent: probe.sent, direction, in_row });
         }
         let forget = Self::LATE_WITHIN.max(loss_after);
         while self.outstanding.front().is_some_and(|probe| now >= probe.sent + forget) {

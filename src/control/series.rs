@@ -77,9 +77,13 @@ impl Prober {
                 self.measure(Measurement::Placed { sent: now, direction });
             }
         }
+        let lost = Direction::ALL.map(|direction| grown[direction as usize].clamp(0, Self::MAX_OUTSTANDING as i16));
+        let mut to_come = lost.iter().sum::<i16>().unsigned_abs();
         for direction in Direction::ALL {
-            for _ in 0..grown[direction as usize].min(Self::MAX_OUTSTANDING as i16) {
-                self.measure(Measurement::Lost { sent: now, direction });
+            for _ in 0..lost[direction as usize] {
+                to_come -= 1;
+                let in_row = report.lost_in_row.saturating_sub(to_come).max(1);
+                self.measure(Measurement::Lost { sent: now, direction, in_row });
             }
         }
         self.forward_disorder((report.reordered, old.reordered), (report.duplicated, old.duplicated), now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::probe::LinkState;
+use super::probe::{LinkState, Pace};
 use super::routing::Collision;
 use super::{Engine, FEATURE_RENEWS};
 use crate::identity::{NodeId, NodeName, Tag};
@@ -61,6 +61,10 @@ pub struct PeerView {
     pub attempts: u32,
     /// How long this node has known it.
     pub known_for: Duration,
+    /// How closely the link is probed, as the end that probes it decides.
+    pub pace: Pace,
+    /// How unwell the peer says it is: 0 is well.
+    pub peer_health: u8,
     /// The smoothed round trip.
     pub smoothed_rtt: Option<Duration>,
     /// When its certificate ends.
@@ -107,6 +111,8 @@ impl Engine {
             session_for: peer.contact.session_since().map(|since| now.saturating_since(since)),
             attempts: peer.contact.attempts(),
             known_for: now.saturating_since(peer.learned),
+            pace: peer.prober.pace(),
+            peer_health: peer.prober.peer_health(),
             smoothed_rtt: peer.prober.smoothed_rtt(),
             certificate_not_after: certificate.not_after,
             record_issued: member.record.as_ref().map(|record| record.record().issued),

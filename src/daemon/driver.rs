@@ -16,6 +16,7 @@ use super::alerts::Alerts;
 use super::links::Links;
 use super::matrix::Rows;
 use super::monitor::Monitor;
+use super::observer::Observer;
 use super::pages::Pages;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
@@ -61,6 +62,7 @@ pub(super) struct Driver {
     pub(super) files: StateFiles,
     pub(super) dataplane: Option<Dataplane>,
     pub(super) monitor: Monitor,
+    pub(super) observer: Observer,
     /// What is served over TCP; nothing before the start is complete.
     pub(super) pages: Option<Pages>,
     pub(super) alerts: Alerts,
@@ -111,6 +113,7 @@ impl Driver {
             files: parts.files,
             dataplane: None,
             monitor: Monitor::new(),
+            observer: Observer::default(),
             pages: None,
             started: now,
             started_wall: wall,
@@ -187,7 +190,8 @@ impl Driver {
             return tracing::error!("not reloaded, everything goes on as it was: {problem}");
         }
         let (now, wall) = (clock::now(), clock::wall());
-        self.engine.set_probe_interval(new.probe.interval);
+        self.engine.set_probe_interval(new.probe.interval, now);
+        self.engine.set_critical_tags(new.probe.critical_tags.clone(), now);
         self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
         let endpoints = super::startup::endpoints(&new, self.bound, &self.interface);
         self.engine.set_endpoints(endpoints, now, wall);
@@ -226,6 +230,7 @@ impl Driver {
     }
 
     fn handle_timeout(&mut self) {
+        self.observe();
         let (now, wall) = (clock::now(), clock::wall());
         while let Some(node) = self.links.pop_tick(now) {
             self.tick(node, now, wall);
@@ -485,7 +490,11 @@ impl Driver {
     fn take_engine_event(&mut self, event: Event) {
         match event {
             Event::Measured { node, measurement } => {
-                self.monitor.measured(&mut self.links, node, &measurement, clock::now());
+                for (kind, text) in self.monitor.measured(&mut self.links, node, &measurement, clock::now()) {
+                    let name = self.name_of(node);
+                    tracing::info!(peer = %name, "{text}");
+                    self.note(kind, Some(name), text);
+                }
                 self.count_probe(node, &measurement, clock::now());
             }
             Event::Pong { number, path_rtt, tunnel_rtt } => {

@@ -15,6 +15,7 @@ mod links;
 mod matrix;
 mod metrics;
 mod monitor;
+mod observer;
 mod outage;
 mod pages;
 mod ports;

@@ -5,11 +5,13 @@
 //! here decides anything, and nobody here may wait: what needs a disk or a network has a bounded queue and a thread or task
 //! of its own behind it.
 
+use std::time::Duration;
+
 use super::links::Links;
-use crate::control::measurement::{Measurement, Sample};
+use crate::control::measurement::Measurement;
 use crate::control::probe::LinkState;
 use crate::identity::NodeId;
-use crate::telemetry::{EventKind, EventRing};
+use crate::telemetry::{EventKind, EventRing, StepChange};
 use crate::time::{Instant, UnixTime};
 
 /// Everything that keeps or shows what happens.
@@ -23,20 +25,37 @@ impl Monitor {
         Monitor { events: EventRing::new(EventRing::DEFAULT_LIMIT) }
     }
 
-    /// A probe of a link told something. What is not among the links any more is about nobody.
-    pub(super) fn measured(&mut self, links: &mut Links, node: NodeId, measurement: &Measurement, now: Instant) {
-        let Some(link) = links.get_mut(node) else { return };
-        match *measurement {
-            Measurement::Sample(Sample { sent, path_rtt, late: Some(_), .. }) => {
-                link.statistics.late(now, sent, path_rtt);
+    /// A probe of a link told something; returns what an operator may want to read of it. What is not among the links any
+    /// more is about nobody.
+    pub(super) fn measured(
+        &mut self,
+        links: &mut Links,
+        node: NodeId,
+        measurement: &Measurement,
+        now: Instant,
+    ) -> Vec<(EventKind, String)> {
+        let Some(link) = links.get_mut(node) else { return Vec::new() };
+        let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+        let mut told = Vec::new();
+        match link.statistics.take(measurement, now) {
+            Some(StepChange::Began(step)) => {
+                told.push((EventKind::LatencyStep, format!("round trip {}, was {}", ms(step.after), ms(step.before))));
             }
-            Measurement::Sample(Sample { sent, path_rtt, .. }) => link.statistics.answered(now, sent, path_rtt),
-            Measurement::Lost { sent, .. } => link.statistics.lost(now, sent),
-            Measurement::Placed { .. }
-            | Measurement::Discarded { .. }
-            | Measurement::Disorder { .. }
-            | Measurement::Data { .. } => {}
+            Some(StepChange::Ended(step)) => {
+                told.push((EventKind::LatencyStep, format!("the step from {} is over", ms(step.before))));
+            }
+            None => {}
         }
+        match link.statistics.judge(now) {
+            Some(true) => {
+                let (summary, baseline) = (link.statistics.summary(now), link.statistics.baseline());
+                let reasons = link.statistics.degradation().reasons().map(|reason| reason.text(&summary, baseline));
+                told.push((EventKind::Degraded, reasons.collect::<Vec<_>>().join("; ")));
+            }
+            Some(false) => told.push((EventKind::Degraded, "works as it should again".to_owned())),
+            None => {}
+        }
+        told
     }
 
     /// A link entered another state.

@@ -217,7 +217,8 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
         endpoints: endpoints(&config, bound, &interface),
         bootstrap: bootstrap(&config),
     };
-    let engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
+    let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
+    engine.set_critical_tags(config.probe.critical_tags.clone(), now);
     let server = Server::bind(&config.files.socket, None)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;

@@ -1,19 +1,22 @@
 //! What the local interface is told about this node.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::driver::Driver;
 use crate::api::{
-    CertificateStatus, Counts, Gravity, Health, LinkMeasure, LossRatio, Member, Members, MeshStatus, NodeInfo,
-    NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, SCHEMA, Status, Timestamp, Version,
+    CertificateStatus, Counts, DegradedReason, Gravity, Health, LinkClass, LinkCounts, LinkMeasure, LossRatio, Member,
+    Members, MeshStatus, NodeInfo, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, SCHEMA, Status,
+    Timestamp, Version,
 };
 use crate::control::probe::LinkState;
 use crate::control::routing::Claim;
 use crate::control::{PROTOCOL_VERSION, PeerView, View};
 use crate::platform::clock;
-use crate::telemetry::LinkSummary;
+use crate::telemetry::{Degradation, LinkSummary, LossEstimate, Reason};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
+use crate::wire::probe::Class;
 
 /// The daemon's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,6 +63,8 @@ impl Driver {
             started: Timestamp(self.started_wall),
             uptime_seconds: now.saturating_since(self.started).as_secs(),
             certificate: certificate_status(certificate.not_after, certificate.serial, wall),
+            observer_health: self.engine.health(now),
+            clock_steps: self.observer.clock_steps,
         }
     }
 
@@ -67,8 +72,11 @@ impl Driver {
         let link = self.links.get(view.node);
         let tunnel = link.map(|link| link.peer.tunnel().status(now));
         let summary = link.map(|link| link.statistics.summary(now));
+        let baseline = link.and_then(|link| link.statistics.baseline());
         let expired = view.certificate_not_after <= wall;
+        let degradation = link.map(|link| link.statistics.degradation()).filter(|found| found.is_degraded());
         let state = match view.state {
+            LinkState::Up if !expired && degradation.is_some() => PeerState::Degraded,
             LinkState::Up if !expired => PeerState::Up,
             LinkState::Suspect if !expired => PeerState::Suspect,
             LinkState::Down if !expired => PeerState::Down,
@@ -85,10 +93,23 @@ impl Driver {
             address_v6: view.address_v6,
             prefixes: view.prefixes.clone(),
             state,
-            since: Timestamp(wall - view.state_for),
+            since: Timestamp(match degradation.and_then(Degradation::since) {
+                Some(since) if state == PeerState::Degraded => wall - now.saturating_since(since),
+                _ => wall - view.state_for,
+            }),
             path: endpoint.map(|endpoint| PathStatus { kind: PathKind::Direct, endpoint, via: None }),
-            link: summary.as_ref().and_then(link_measure),
-            loss: summary.as_ref().and_then(loss_ratio),
+            link: summary.as_ref().and_then(|summary| link_measure(summary, baseline)),
+            loss: summary.as_ref().and_then(|summary| summary.loss).map(loss_ratio),
+            counts: summary.as_ref().map(link_counts),
+            class: Some(link_class(view.pace.class)),
+            probe_interval_seconds: Some(view.pace.interval.as_secs_f64()),
+            reasons: degradation.zip(summary.as_ref()).map_or(Vec::new(), |(degradation, summary)| {
+                let reason = |reason: Reason| DegradedReason {
+                    kind: reason.name().to_owned(),
+                    text: reason.text(summary, baseline),
+                };
+                degradation.reasons().map(reason).collect()
+            }),
             session_age_seconds: session.map(|session| now.saturating_since(session.established).as_secs()),
             rx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.received.bytes),
             tx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.sent.bytes),
@@ -162,7 +183,15 @@ impl Driver {
                     advice: "see what keeps this host busy, or whether its clock was set".into(),
                     since,
                 }),
-                PeerState::Up | PeerState::Degraded | PeerState::New => {}
+                PeerState::Degraded => problems.push(Problem {
+                    gravity: Gravity::Warning,
+                    kind: "peer_degraded".into(),
+                    peer: Some(peer.name.clone()),
+                    message: format!("{}: {}", peer.name, texts(&peer.reasons)),
+                    advice: String::new(),
+                    since,
+                }),
+                PeerState::Up | PeerState::New => {}
             }
         }
         for collision in &view.collisions {
@@ -318,21 +347,66 @@ fn certificate_status(not_after: UnixTime, serial: u64, wall: UnixTime) -> Certi
     }
 }
 
-fn link_measure(summary: &LinkSummary) -> Option<LinkMeasure> {
+fn link_measure(summary: &LinkSummary, baseline: Option<Duration>) -> Option<LinkMeasure> {
     let rtt = summary.rtt?;
+    let [forward, reverse] = summary.one_way_jitter;
+    let (own, peer) = (summary.own_delay?, summary.peer_delay?);
+    let seconds = |time: Duration| time.as_secs_f64();
     Some(LinkMeasure {
-        window_seconds: summary.window.as_secs_f64(),
-        rtt_min_seconds: rtt.min.as_secs_f64(),
-        rtt_p50_seconds: rtt.p50.as_secs_f64(),
-        rtt_p99_seconds: rtt.p99.as_secs_f64(),
-        rtt_max_seconds: rtt.max.as_secs_f64(),
-        jitter_seconds: summary.jitter.as_secs_f64(),
+        window_seconds: seconds(summary.window),
+        rtt_min_seconds: seconds(rtt.min),
+        rtt_p50_seconds: seconds(rtt.p50),
+        rtt_p99_seconds: seconds(rtt.p99),
+        rtt_max_seconds: seconds(rtt.max),
+        jitter_seconds: seconds(summary.jitter),
+        jitter_forward_seconds: seconds(forward),
+        jitter_reverse_seconds: seconds(reverse),
+        variation_forward_seconds: summary.variation.map(|[forward, _]| seconds(forward)),
+        variation_reverse_seconds: summary.variation.map(|[_, reverse]| seconds(reverse)),
+        own_delay_p50_seconds: seconds(own.p50),
+        own_delay_p99_seconds: seconds(own.p99),
+        peer_delay_p50_seconds: seconds(peer.p50),
+        peer_delay_p99_seconds: seconds(peer.p99),
+        rtt_baseline_seconds: baseline.map(seconds),
+        step_from_seconds: summary.step.map(|step| seconds(step.before)),
     })
 }
 
-fn loss_ratio(summary: &LinkSummary) -> Option<LossRatio> {
-    let loss = summary.loss?;
-    Some(LossRatio { lost: loss.lost, sent: loss.sent, ratio: loss.ratio(), low: loss.low, high: loss.high })
+fn link_counts(summary: &LinkSummary) -> LinkCounts {
+    let counts = &summary.counts;
+    let [loss_forward, loss_reverse] = [summary.loss_forward, summary.loss_reverse].map(|loss| loss.map(loss_ratio));
+    let [data_loss_forward, data_loss_reverse] = summary.data_loss.map(|loss| loss.map(loss_ratio));
+    LinkCounts {
+        loss_forward,
+        loss_reverse,
+        lost_unknown: counts.lost[2].into(),
+        data_loss_forward,
+        data_loss_reverse,
+        longest_loss_run: summary.longest_loss_run.into(),
+        late: counts.late.into(),
+        reordered_forward: counts.reordered[0].into(),
+        reordered_reverse: counts.reordered[1].into(),
+        duplicated_forward: counts.duplicated[0].into(),
+        duplicated_reverse: counts.duplicated[1].into(),
+        discarded_clock_step: counts.discarded[0].into(),
+        discarded_negative: counts.discarded[1].into(),
+    }
+}
+
+fn link_class(class: Class) -> LinkClass {
+    match class {
+        Class::Idle => LinkClass::Idle,
+        Class::Active => LinkClass::Active,
+        Class::Critical => LinkClass::Critical,
+    }
+}
+
+fn loss_ratio(loss: LossEstimate) -> LossRatio {
+    LossRatio { lost: loss.lost, sent: loss.sent, ratio: loss.ratio(), low: loss.low, high: loss.high }
+}
+
+fn texts(reasons: &[DegradedReason]) -> String {
+    reasons.iter().map(|reason| reason.text.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 pub(super) fn by_reason(counts: &[u64; DropReason::ALL.len()]) -> BTreeMap<String, u64> {

@@ -295,6 +295,9 @@ impl Inbound {
             }
         }
         self.counters.passed(packets, bytes);
+        if packets > 0 {
+            peer.note_data(reading.now);
+        }
         // The highest counter is what the peer sent last, so its source is where the peer is.
         if let Some(last) = run.iter().rev().find(|item| item.authentic) {
             self.report_move(peer, last, reading);

@@ -283,6 +283,9 @@ impl Outbound {
             guard.flush(reading.now, reading.wall(), &mut self.outbox);
         }
         self.counters.passed(packets, bytes);
+        if packets > 0 {
+            peer.note_data(reading.now);
+        }
         self.transmitter.drain(peer, None, &mut self.outbox);
         if held && peer.may_report_want(reading.now) {
             let wanted = self.queues.events.try_send(Event::Wanted { node: peer.node() });

@@ -37,6 +37,8 @@ pub struct Peer {
     health: AtomicU8,
     shared: AtomicBool,
     turn: Mutex<()>,
+    /// When the link last carried data, nanoseconds since boot.
+    last_data: AtomicU64,
     moved: Throttle,
     wanted: Throttle,
 }
@@ -65,6 +67,7 @@ impl Peer {
             health: AtomicU8::new(0),
             shared: AtomicBool::new(false),
             turn: Mutex::new(()),
+            last_data: AtomicU64::new(0),
             moved: Throttle::default(),
             wanted: Throttle::default(),
         })
@@ -115,6 +118,15 @@ impl Peer {
     /// The probes of a calm link wake the control task for none of them.
     pub fn set_calm(&self, calm: bool) {
         self.calm.store(calm, Ordering::Relaxed);
+    }
+
+    /// Returns when a packet of the host's, or of a network behind it, last crossed the link in either direction.
+    pub fn last_data(&self) -> Option<Instant> {
+        Some(Instant::from_nanos(self.last_data.load(Ordering::Relaxed))).filter(|at| *at > Instant::ZERO)
+    }
+
+    pub(super) fn note_data(&self, now: Instant) {
+        self.last_data.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// How unwell this node says it is when it answers the peer's probes.

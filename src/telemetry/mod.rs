@@ -4,6 +4,7 @@
 
 pub mod alert;
 pub mod bucket;
+pub mod degraded;
 pub mod distribution;
 pub mod event;
 pub mod jitter;
@@ -11,13 +12,18 @@ pub mod link;
 pub mod loss;
 pub mod matrix;
 pub mod metrics;
+pub mod one_way;
 pub mod sketch;
+pub mod step;
 pub mod varint;
 
 pub use bucket::{Bucket, LostOn, Standing};
+pub use degraded::{Degradation, Reason};
 pub use distribution::Distribution;
 pub use event::{Event, EventKind, EventRing};
 pub use jitter::Jitter;
-pub use link::{LinkStatistics, LinkSummary, RttSummary};
+pub use link::{DelaySummary, LinkStatistics, LinkSummary, RttSummary};
 pub use loss::LossEstimate;
+pub use one_way::OneWay;
 pub use sketch::Sketch;
+pub use step::{Step, StepChange};

@@ -8,7 +8,7 @@
 //! request  0 kind 0x01 | 1 version | 2 flags | 3 health | 4..8 sequence | 8..16 t1 | 16..20 run | 20..22 interval ms |
 //!          22 class | 23 late | 24..28 report sequence | 28..36 outward transit ns | 36..44 homeward transit ns |
 //!          44..48 prober held ns | 48..52 reflector held ns | 52..56 decided | 56..58 lost outward | 58..60 lost homeward |
-//!          60..62 lost unknown | 62..64 zero | 64..68 expected | 68..72 accepted | 72..74 reordered | 74..76 duplicated |
+//!          60..62 lost unknown | 62..64 in a row | 64..68 expected | 68..72 accepted | 72..74 reordered | 74..76 duplicated |
 //!          76..80 zero
 //! reply    0 kind 0x02 | 1 version | 2 flags | 3 health | 4..8 sequence | 8..16 t1 echoed | 16..24 t2 |
 //!          24..32 held since kernel stamp ns | 32..40 held since read ns | 40..44 highest | 44..52 window |
@@ -121,6 +121,8 @@ pub struct ProbeReport {
     pub lost_homeward: u16,
     /// Requests that were lost, nothing tells on which way.
     pub lost_unknown: u16,
+    /// How many requests in a row were lost, the newest lost one being the last of them.
+    pub lost_in_row: u16,
     /// Answers that came after the answer to a later request.
     pub reordered: u16,
     /// Answers that came twice.
@@ -268,6 +270,7 @@ fn write_request(request: &ProbeRequest, out: &mut [u8; PROBE_LEN]) {
     put(out, 56, report.lost_outward.to_be_bytes());
     put(out, 58, report.lost_homeward.to_be_bytes());
     put(out, 60, report.lost_unknown.to_be_bytes());
+    put(out, 62, report.lost_in_row.to_be_bytes());
     put(out, 64, request.arrived.expected.to_be_bytes());
     put(out, 68, request.arrived.accepted.to_be_bytes());
     put(out, 72, report.reordered.to_be_bytes());
@@ -294,6 +297,7 @@ fn read_request(bytes: &[u8; PROBE_LEN]) -> ProbeRequest {
             lost_outward: u16::from_be_bytes(get(bytes, 56)),
             lost_homeward: u16::from_be_bytes(get(bytes, 58)),
             lost_unknown: u16::from_be_bytes(get(bytes, 60)),
+            lost_in_row: u16::from_be_bytes(get(bytes, 62)),
             reordered: u16::from_be_bytes(get(bytes, 72)),
             duplicated: u16::from_be_bytes(get(bytes, 74)),
         },
@@ -364,7 +368,7 @@ mod tests {
     fn any_probe() -> impl Strategy<Value = Probe> {
         let small = any::<[u32; 8]>();
         let signed = any::<[i64; 2]>();
-        let request = (small, any::<u64>(), signed, any::<[u16; 6]>(), any::<u8>(), 0usize..12);
+        let request = (small, any::<u64>(), signed, any::<[u16; 7]>(), any::<u8>(), 0usize..12);
         let request = request.prop_map(|(small, sent_nanos, transit, short, health, kinds)| {
             Probe::Request(ProbeRequest {
                 sequence: small[0],
@@ -384,6 +388,7 @@ mod tests {
                     lost_outward: short[1],
                     lost_homeward: short[2],
                     lost_unknown: short[3],
+                    lost_in_row: short[6],
                     reordered: short[4],
                     duplicated: short[5],
                 },

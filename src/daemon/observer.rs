@@ -1,0 +1,65 @@
+//! What this node sees of itself, which the engine cannot: its clock, and which links carry data.
+
+use std::time::Duration;
+
+use super::driver::Driver;
+use crate::identity::NodeId;
+use crate::platform::clock::{Reading, StepWatch};
+use crate::telemetry::EventKind;
+use crate::time::Instant;
+
+/// How often the links are asked for data: much shorter than a link counts as used for.
+const DATA_INTERVAL: Duration = Duration::from_secs(10);
+/// From this score on the operator is told: one late deadline is no news.
+const UNWELL: u8 = 3;
+
+/// What was seen last.
+#[derive(Debug, Default)]
+pub(super) struct Observer {
+    steps: StepWatch,
+    /// How often the wall clock was set.
+    pub(super) clock_steps: u64,
+    data_due: Instant,
+    /// The score the data threads tell the peers.
+    told: u8,
+    /// Whether the operator was told that this node is unwell.
+    unwell: bool,
+}
+
+impl Driver {
+    /// Looks at this node itself. Cheap: it is done whenever the control task is awake.
+    pub(super) fn observe(&mut self) {
+        let reading = Reading::take();
+        let now = reading.now;
+        if let Some(step) = self.observer.steps.look(&reading) {
+            self.observer.clock_steps += 1;
+            self.engine.handle_trouble(1, now);
+            let way = if step > 0 { "forward" } else { "back" };
+            let text = format!("this host's clock was set {way} by {:?}", Duration::from_nanos(step.unsigned_abs()));
+            tracing::warn!("{text}");
+            self.note(EventKind::ClockStep, None, text);
+        }
+        if now >= self.observer.data_due {
+            self.observer.data_due = now + DATA_INTERVAL;
+            let used: Vec<(NodeId, Instant)> =
+                self.links.iter().filter_map(|(node, link)| Some((node, link.peer.last_data()?))).collect();
+            used.into_iter().for_each(|(node, at)| self.engine.handle_data(node, at, now));
+        }
+        let score = self.engine.health(now);
+        if score == self.observer.told {
+            return;
+        }
+        self.observer.told = score;
+        self.links.iter().for_each(|(_, link)| link.peer.set_health(score));
+        if score >= UNWELL && !self.observer.unwell {
+            self.observer.unwell = true;
+            let text = "this node is unwell: deadlines are met late, or its clock was set";
+            tracing::warn!("{text}");
+            self.note(EventKind::Observer, None, text);
+        } else if score == 0 && self.observer.unwell {
+            self.observer.unwell = false;
+            tracing::info!("this node is well again");
+            self.note(EventKind::Observer, None, "this node is well again");
+        }
+    }
+}
