@@ -141,6 +141,8 @@ impl Prober {
     /// Shortest time an answer may take before the probe counts as missed: the delayed scheduling of a busy host is far
     /// below it.
     const MIN_RTO: Duration = Duration::from_millis(200);
+    /// How much longer than usual an answer may take at least, however steady the path: a host's hiccup is no loss.
+    const MIN_MARGIN: Duration = Duration::from_millis(100);
     /// Time an answer may take before the first one has shown what is normal.
     const FIRST_RTO: Duration = Duration::from_secs(1);
     /// An unanswered probe is lost after this time, or after four round trips where that is longer.
@@ -407,6 +409,11 @@ impl Prober {
                 newly_lost.push(*probe);
             }
         }
+        if !self.initiator && self.state == LinkState::Up && now >= self.silence_deadline() {
+            // The request that stays out is the first one missed.
+            missed += 1;
+            self.first_missed = self.first_missed.or(Some(self.last_request + self.pace().interval));
+        }
         self.missed_in_row = self.missed_in_row.saturating_add(missed);
         for probe in newly_lost {
             let direction = probe.direction();
@@ -460,7 +467,7 @@ impl Prober {
     fn rto(&self) -> Duration {
         let patience = 1 + u32::from(self.pace.health);
         match self.smoothed {
-            Some((srtt, variation)) => (srtt + variation * 4).max(Self::MIN_RTO) * patience,
+            Some((srtt, variation)) => (srtt + (variation * 4).max(Self::MIN_MARGIN)).max(Self::MIN_RTO) * patience,
             None => Self::FIRST_RTO * patience,
         }
     }

@@ -7,5 +7,6 @@
 mod matrix;
 mod mesh;
 mod net;
+mod probing;
 mod scenarios;
 mod trace;
