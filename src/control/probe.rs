@@ -27,7 +27,7 @@ use super::measurement::{Direction, Measurement};
 use super::series::{leg_of, sample_of};
 use crate::time::Instant;
 use crate::wire::probe::{Arrivals, Class, ProbeReply, ProbeReport, ProbeRequest};
-use crate::wire::receipts::{Receipts, Requests};
+use crate::wire::receipts::{Receipt, Receipts, Requests};
 
 /// How a link is, as its probes see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +149,8 @@ impl Prober {
     const LOSS_AFTER: Duration = Duration::from_secs(2);
     /// An answer within this time takes the loss back.
     const LATE_WITHIN: Duration = Duration::from_secs(5);
+    /// A request that had not come when one sent so much later came is taken for lost: packets overtake each other by less.
+    pub(super) const SETTLED: Duration = Duration::from_millis(750);
     /// Sequences stay below the bits that mark challenges and pings.
     const SEQUENCES: u32 = 1 << 30;
     /// Probes in flight at once: five seconds of them at the fastest schedule, and a bound.
@@ -308,6 +310,10 @@ impl Prober {
         }
         let receipt = self.requests.note(request.run, request.sequence);
         self.disorder(receipt, now);
+        if receipt != Receipt::InOrder {
+            // What it reports is older than what was reported before.
+            return;
+        }
         self.take_arrivals(request.arrived, arrival.arrived, now);
         self.peer_health = request.health;
         if !self.initiator {
@@ -341,9 +347,11 @@ impl Prober {
         let receipt = self.replies.note(reply.sequence);
         self.disorder(receipt, now);
         self.report.reordered = self.replies.reordered;
-        self.take_receipts(&reply.receipts, now);
-        self.take_arrivals(reply.arrived, arrival.arrived, now);
-        self.peer_health = reply.health;
+        self.take_receipts(&reply.receipts, probe.sent, now);
+        if receipt == Receipt::InOrder {
+            self.take_arrivals(reply.arrived, arrival.arrived, now);
+            self.peer_health = reply.health;
+        }
         self.missed_in_row = 0;
         self.first_missed = None;
         self.on_heard(now);

@@ -10,18 +10,24 @@ use crate::wire::probe::{Arrivals, Leg, ProbeReply, ProbeReport};
 use crate::wire::receipts::{Receipt, Receipts};
 
 impl Prober {
-    /// Looks which of the probes in flight have reached the peer; of those given as lost it may be news.
-    pub(super) fn take_receipts(&mut self, receipts: &Receipts, now: Instant) {
+    /// Looks which of the probes in flight have reached the peer; of those given as lost it may be news. `asked` is when the
+    /// request was sent whose answer tells.
+    pub(super) fn take_receipts(&mut self, receipts: &Receipts, asked: Instant, now: Instant) {
         // The first answer is only a starting point, and one that was overtaken tells an older tale.
         let old = self.peer_receipts.unwrap_or(*receipts);
-        if receipts.highest >= old.highest {
+        let grown = |new: u16, old: u16| new.wrapping_sub(old) as i16 >= 0;
+        let newer = grown(receipts.reordered, old.reordered) && grown(receipts.duplicated, old.duplicated);
+        if receipts.highest > old.highest || receipts.highest == old.highest && newer {
             self.peer_receipts = Some(*receipts);
             self.forward_disorder((receipts.reordered, old.reordered), (receipts.duplicated, old.duplicated), now);
         }
         let mut placed = Vec::new();
         for probe in &mut self.outstanding {
-            let told = receipts.tells(probe.sequence);
-            probe.reached = if probe.reached == Some(true) { probe.reached } else { told.or(probe.reached) };
+            match receipts.tells(probe.sequence) {
+                Some(true) => probe.reached = Some(true),
+                Some(false) if asked >= probe.sent + Self::SETTLED => probe.reached = probe.reached.or(Some(false)),
+                _ => {}
+            }
             if probe.lost == Some(Direction::Unknown) && probe.direction() != Direction::Unknown {
                 probe.lost = Some(probe.direction());
                 placed.push(*probe);
