@@ -53,7 +53,7 @@ pub const SECTIONS: [(&str, &str); 13] = [
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 46] = [
+pub const KEYS: [Key; 47] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
