@@ -539,6 +539,9 @@ impl Driver {
 
     fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
         let woken = self.follow_outage(node, from, to, clock::now());
+        if let Some(link) = self.links.get_mut(node) {
+            link.counters.entered(to);
+        }
         let name = self.name_of(node);
         self.monitor.link_changed(&name, from, to, clock::wall());
         if woken > 0 {

@@ -16,7 +16,7 @@ use crate::control::routing::{RouteEntry, Routing};
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
 use crate::identity::{NodeId, WireguardKey};
 use crate::platform::steering::shard_of;
-use crate::telemetry::LinkStatistics;
+use crate::telemetry::{LinkCounters, LinkStatistics};
 use crate::time::Instant;
 use crate::tunnel::{AddError, Host, Shard, TunnelOptions};
 
@@ -30,6 +30,7 @@ pub(super) struct Link {
     pub(super) address: Ipv6Addr,
     pub(super) peer: Arc<Peer>,
     pub(super) statistics: LinkStatistics,
+    pub(super) counters: LinkCounters,
     pub(super) outage: Outage,
     /// What was declared of it, for a stock WireGuard peer; `None` for a member.
     pub(super) stock: Option<Stock>,
@@ -100,8 +101,11 @@ impl Links {
         let options = TunnelOptions { mtu: usize::from(self.mtu), keep_up: false, ..TunnelOptions::default() };
         let tunnel = self.host.add(*key.as_bytes(), options)?;
         let peer = Peer::new(node, tunnel, self.mtu);
-        let (statistics, outage) = (LinkStatistics::new(), Outage::default());
-        self.insert(node, Link { key, address, peer, statistics, outage, stock: None, seen: None, tick_at: now });
+        let (statistics, counters, outage) = (LinkStatistics::new(), LinkCounters::default(), Outage::default());
+        self.insert(
+            node,
+            Link { key, address, peer, statistics, counters, outage, stock: None, seen: None, tick_at: now },
+        );
         if let Some(endpoint) = endpoint {
             self.set_endpoint(node, endpoint);
         }
@@ -128,9 +132,13 @@ impl Links {
             Some(link) => link.stock = Some(stock),
             None => {
                 let peer = Peer::new_stock(node, tunnel, self.mtu);
-                let (statistics, outage) = (LinkStatistics::new(), Outage::default());
+                let (statistics, counters, outage) =
+                    (LinkStatistics::new(), LinkCounters::default(), Outage::default());
                 let (address, stock) = (Ipv6Addr::UNSPECIFIED, Some(stock));
-                self.insert(node, Link { key, address, peer, statistics, outage, stock, seen: None, tick_at: now });
+                self.insert(
+                    node,
+                    Link { key, address, peer, statistics, counters, outage, stock, seen: None, tick_at: now },
+                );
             }
         }
         if let Some(endpoint) = place {

@@ -4,6 +4,7 @@ use super::driver::Driver;
 use super::status;
 use crate::control::PeerView;
 use crate::dataplane::CountersReading;
+use crate::identity::Tag;
 use crate::platform::clock;
 use crate::telemetry::metrics::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 use crate::time::{Instant, UnixTime};
@@ -28,6 +29,9 @@ impl Driver {
             received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
             sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
             drops: self.ownerless_drops(),
+            site: site_of(&self.engine.certificate().certificate().tags),
+            now,
+            per_link: self.config.metrics.per_link,
             firing: self.alerts.firing(),
             receivers: self
                 .alerts
@@ -39,12 +43,18 @@ impl Driver {
     }
 
     fn link_snapshot(&self, view: &PeerView, now: Instant, wall: UnixTime) -> LinkSnapshot {
-        let tunnel = self.links.get(view.node).map(|link| link.peer.tunnel().status(now));
+        let link = self.links.get(view.node);
+        let tunnel = link.map(|link| link.peer.tunnel().status(now));
         let session = tunnel.as_ref().and_then(|tunnel| tunnel.session);
         let crossed = |traffic: tunnel::Traffic| Traffic { packets: traffic.packets, bytes: traffic.bytes };
         LinkSnapshot {
             peer: view.name.to_string(),
+            site: site_of(&view.tags),
+            is_critical: false,
             state: view.state,
+            path: session.filter(|_| !view.state.is_silent()).map(|_| ("direct", String::new())),
+            smoothed_rtt: view.smoothed_rtt,
+            counters: link.map(|link| link.counters.clone()).unwrap_or_default(),
             since: wall - view.state_for,
             last_handshake: session.map(|session| wall - now.saturating_since(session.established)),
             handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),
@@ -52,4 +62,8 @@ impl Driver {
             sent: tunnel.as_ref().map_or(Traffic::default(), |tunnel| crossed(tunnel.sent)),
         }
     }
+}
+
+fn site_of(tags: &[Tag]) -> Option<String> {
+    tags.iter().find_map(Tag::site).map(str::to_owned)
 }

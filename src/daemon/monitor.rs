@@ -35,6 +35,7 @@ impl Monitor {
         now: Instant,
     ) -> Vec<(EventKind, String)> {
         let Some(link) = links.get_mut(node) else { return Vec::new() };
+        link.counters.measured(measurement, link.statistics.baseline(), now);
         let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
         let mut told = Vec::new();
         match link.statistics.take(measurement, now) {

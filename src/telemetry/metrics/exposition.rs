@@ -1,4 +1,4 @@
-//! The families of metrics, each with its name, unit, help and samples.
+//! How families of metrics are written, and those of the node.
 
 use std::fmt::Error;
 
@@ -7,23 +7,23 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::{LinkSnapshot, Snapshot, Traffic};
-use crate::control::probe::LinkState;
+use super::{Snapshot, Traffic, links, sites};
+use crate::telemetry::DelayHistogram;
 use crate::telemetry::alert::Health;
 use crate::time::UnixTime;
 use crate::wire::DropReason;
 
 /// A label with its value.
-type Label<'a> = (&'static str, &'a str);
+pub(super) type Label<'a> = (&'static str, &'a str);
 /// A value with its labels.
-type Sample<'a, T> = (Vec<Label<'a>>, T);
+pub(super) type Sample<'a, T> = (Vec<Label<'a>>, T);
 
 /// Writes families one after the other.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
     /// A number that only rises; `_total` is added to its name.
-    fn counter<'s>(
+    pub(super) fn counter<'s>(
         &mut self,
         name: &str,
         unit: Option<Unit>,
@@ -36,7 +36,7 @@ impl Families<'_> {
     }
 
     /// A number that rises and falls.
-    fn gauge<'s>(
+    pub(super) fn gauge<'s>(
         &mut self,
         name: &str,
         unit: Option<Unit>,
@@ -47,7 +47,7 @@ impl Families<'_> {
     }
 
     /// What something is, in its labels; `_info` is added to its name.
-    fn info<'s>(
+    pub(super) fn info<'s>(
         &mut self,
         name: &str,
         help: &str,
@@ -55,6 +55,19 @@ impl Families<'_> {
     ) -> Result<(), Error> {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
         samples.into_iter().try_for_each(|labels| encoder.encode_info(&labels))
+    }
+
+    /// How often something took how long.
+    pub(super) fn histogram<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'s, DelayHistogram>>,
+    ) -> Result<(), Error> {
+        self.family(name, Some(Unit::Seconds), help, MetricType::Histogram, samples, |encoder, value| {
+            let sum = value.sum().as_secs_f64();
+            encoder.encode_histogram::<NoLabelSet>(sum, value.count(), &value.buckets(), None)
+        })
     }
 
     fn family<'s, T>(
@@ -78,7 +91,8 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut families = Families(encoder);
         self.encode_node(&mut families)?;
-        self.encode_links(&mut families)
+        links::encode(self, &mut families)?;
+        sites::encode(self, &mut families)
     }
 }
 
@@ -90,7 +104,9 @@ impl Snapshot {
             "What runs here",
             [vec![("version", self.version.as_str()), ("protocol", &protocol)]],
         )?;
-        families.info("node", "Who this is", [vec![("node", self.node.as_str()), ("mesh", &self.mesh)]])?;
+        let mut node = vec![("node", self.node.as_str()), ("mesh", &self.mesh)];
+        node.extend(self.site.as_deref().map(|site| ("site", site)));
+        families.info("node", "Who this is", [node])?;
         let instant = |at: UnixTime| [(Vec::new(), at.as_secs() as f64)];
         families.gauge("start_timestamp", Some(Unit::Seconds), "When the daemon started", instant(self.started))?;
         let help = "When this node's certificate ends";
@@ -113,6 +129,13 @@ impl Snapshot {
         let drops =
             DropReason::ALL.iter().zip(self.drops).map(|(reason, count)| (vec![("reason", reason.name())], count));
         families.counter("dropped_packets", None, "Packets dropped that belong to no peer", drops)?;
+        let mut host = DelayHistogram::default();
+        self.links.iter().for_each(|link| host.merge(&link.counters.host));
+        let help = "From the kernel's stamp of a probe until this daemon saw it";
+        families.histogram("host_delay", help, [(Vec::new(), host)])?;
+        let steps = self.links.iter().map(|link| link.counters.discarded[0]).sum();
+        let help = "Probes whose round trip is not used because a clock was set meanwhile";
+        families.counter("clock_step_probes", None, help, [(Vec::new(), steps)])?;
         self.encode_alerts(families)
     }
 
@@ -128,63 +151,5 @@ impl Snapshot {
         families.counter("alert_delivery_failures", None, help, counts(|health| health.failed))?;
         let help = "Alerts given up before a receiver took them";
         families.counter("alerts_dropped", None, help, counts(|health| health.dropped))
-    }
-
-    fn encode_links(&self, families: &mut Families<'_>) -> Result<(), Error> {
-        let up =
-            self.samples(|link| Some(f64::from(u8::from(matches!(link.state, LinkState::Up | LinkState::Suspect)))));
-        families.gauge("link_up", None, "Whether the peer answers; it does while only suspected", up)?;
-        let states = self.links.iter().map(|link| {
-            let mut labels = link.labels();
-            labels.push(("state", state_name(link.state)));
-            labels
-        });
-        families.info("link_state", "How the link is", states)?;
-        let since = self.samples(|link| {
-            matches!(link.state, LinkState::Up | LinkState::Suspect).then(|| link.since.as_secs() as f64)
-        });
-        let help = "Since when the peer has answered";
-        families.gauge("link_up_since_timestamp", Some(Unit::Seconds), help, since)?;
-        let handshake = self.samples(|link| link.last_handshake.map(|at| at.as_secs() as f64));
-        let help = "When the session in use was made";
-        families.gauge("link_last_handshake_timestamp", Some(Unit::Seconds), help, handshake)?;
-        let handshakes = self.samples(|link| Some(link.handshakes));
-        families.counter("link_handshakes", None, "Sessions made with the peer", handshakes)?;
-        let help = "Packets that crossed the link";
-        families.counter("link_data_packets", None, help, self.directions(|traffic| traffic.packets))?;
-        let help = "Bytes of the packets that crossed the link, without padding and outer headers";
-        families.counter("link_data", Some(Unit::Bytes), help, self.directions(|traffic| traffic.bytes))
-    }
-
-    /// One sample of each link that has a value.
-    fn samples<T>(&self, value: impl Fn(&LinkSnapshot) -> Option<T>) -> impl Iterator<Item = Sample<'_, T>> {
-        self.links.iter().filter_map(move |link| Some((link.labels(), value(link)?)))
-    }
-
-    /// Two samples of each link, one of each direction.
-    fn directions(&self, value: fn(&Traffic) -> u64) -> impl Iterator<Item = Sample<'_, u64>> {
-        self.links.iter().flat_map(move |link| {
-            [("received", &link.received), ("sent", &link.sent)].map(|(direction, traffic)| {
-                let mut labels = link.labels();
-                labels.push(("direction", direction));
-                (labels, value(traffic))
-            })
-        })
-    }
-}
-
-impl LinkSnapshot {
-    fn labels(&self) -> Vec<Label<'_>> {
-        vec![("peer", &self.peer)]
-    }
-}
-
-fn state_name(state: LinkState) -> &'static str {
-    match state {
-        LinkState::New => "new",
-        LinkState::Up => "up",
-        LinkState::Suspect => "suspect",
-        LinkState::Down => "down",
-        LinkState::Unknown => "unknown",
     }
 }

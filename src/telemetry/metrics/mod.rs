@@ -5,7 +5,9 @@
 //! instead of ages. A peer that has gone takes its series with it.
 
 mod exposition;
+mod links;
 mod plain;
+mod sites;
 mod snapshot;
 
 use prometheus_client::encoding::text;

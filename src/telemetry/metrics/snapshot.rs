@@ -1,9 +1,13 @@
 //! The picture that metrics are made of.
 
+use std::time::Duration;
+
+use crate::config::PerLink;
 use crate::config::alert::Severity;
 use crate::control::probe::LinkState;
+use crate::telemetry::LinkCounters;
 use crate::telemetry::alert::Health;
-use crate::time::UnixTime;
+use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 
 /// A node and its links at one moment.
@@ -33,6 +37,12 @@ pub struct Snapshot {
     pub firing: [(Severity, u64); 2],
     /// The receivers of alerts.
     pub receivers: Vec<ReceiverSnapshot>,
+    /// The site it stands at, by its tag.
+    pub site: Option<String>,
+    /// When this was, by the clock of [`LinkCounters`].
+    pub now: Instant,
+    /// Which links have series of their own.
+    pub per_link: PerLink,
     /// The links, in the order of their peers' names.
     pub links: Vec<LinkSnapshot>,
 }
@@ -60,8 +70,18 @@ pub struct ReceiverSnapshot {
 pub struct LinkSnapshot {
     /// The peer's name.
     pub peer: String,
+    /// The site it stands at, by its tag.
+    pub site: Option<String>,
+    /// Whether its link is always told by itself.
+    pub is_critical: bool,
     /// How the link is.
     pub state: LinkState,
+    /// How packets reach the peer, and through which member; `None` while they do not.
+    pub path: Option<(&'static str, String)>,
+    /// The smoothed round trip, by which the worst are found.
+    pub smoothed_rtt: Option<Duration>,
+    /// What its probes came to.
+    pub counters: LinkCounters,
     /// Since when it has been so.
     pub since: UnixTime,
     /// When the session in use was made; `None` without one.
@@ -72,4 +92,33 @@ pub struct LinkSnapshot {
     pub received: Traffic,
     /// Inner packets to the peer.
     pub sent: Traffic,
+}
+
+impl Snapshot {
+    /// Links up to which all have series of their own: some sixty each, so that a node has 12,000.
+    pub const ALL_UP_TO: usize = 200;
+    /// Of more, how many of the worst have.
+    pub const WORST: usize = 50;
+
+    /// Returns the links that have series of their own, in the order of their peers' names.
+    ///
+    /// The worst are those that nothing is heard of, then those that have just lost probes, then the longest. Critical ones
+    /// come on top.
+    pub fn shown(&self) -> Vec<&LinkSnapshot> {
+        let all = match self.per_link {
+            PerLink::All => true,
+            PerLink::Auto => self.links.len() <= Self::ALL_UP_TO,
+            PerLink::Worst => false,
+        };
+        if all {
+            return self.links.iter().collect();
+        }
+        let badness = |link: &LinkSnapshot| (link.state.is_silent(), link.counters.held(), link.smoothed_rtt);
+        let mut worst: Vec<&LinkSnapshot> = self.links.iter().filter(|link| !link.is_critical).collect();
+        worst.sort_by_key(|link| std::cmp::Reverse(badness(link)));
+        worst.truncate(Self::WORST);
+        worst.extend(self.links.iter().filter(|link| link.is_critical));
+        worst.sort_by(|a, b| a.peer.cmp(&b.peer));
+        worst
+    }
 }
