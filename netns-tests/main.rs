@@ -10,6 +10,7 @@ mod harness;
 mod lab;
 mod links;
 mod meshes;
+mod monitors;
 mod networks;
 mod outages;
 mod revocation;
@@ -41,6 +42,6 @@ fn main() -> ExitCode {
             state::CASES,
             wireguard::CASES,
         ],
-        &[databases_over_the_mesh::CASES, wireguard::LONG_CASES],
+        &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )
 }

@@ -50,6 +50,8 @@ pub const NEBULA: Set = Set { name: "nebula", packages: &["nebula"], program: "n
 pub const IPERF3: Set = Set { name: "iperf3", packages: &["iperf3"], program: "iperf3" };
 /// `sockperf`.
 pub const SOCKPERF: Set = Set { name: "sockperf", packages: &["sockperf"], program: "sockperf" };
+/// `prometheus` and `promtool`.
+pub const PROMETHEUS: Set = Set { name: "prometheus", packages: &["prometheus"], program: "prometheus" };
 
 /// Every set there is.
 pub const ALL: &[&Set] = &[
@@ -64,6 +66,7 @@ pub const ALL: &[&Set] = &[
     &NEBULA,
     &IPERF3,
     &SOCKPERF,
+    &PROMETHEUS,
 ];
 
 /// A set ready to be run from.
