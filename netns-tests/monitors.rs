@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver as Bodies, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use meshd::api::AlertList;
+use meshd::api::{AlertList, AlertPhase, AlertStatus};
 use meshd::config::alert::{Alert, Condition};
 use meshd::config::receiver::{HttpReceiver, Receiver, ReceiverKind};
 use nix::sys::signal::Signal;
@@ -24,6 +24,7 @@ use crate::scene::{LONG, Scene};
 pub const LONG_CASES: &[Case] = &[
     Case { name: "monitors::prometheus_scrapes_and_its_alert_fires", needs: &[&PROMETHEUS], run: prometheus },
     Case { name: "monitors::receivers_hear_of_a_cut_link_and_of_its_return", needs: &[], run: receivers },
+    Case { name: "monitors::a_dead_node_is_told_once_by_one_of_all", needs: &[], run: dead_node },
 ];
 
 /// Longer than an alert takes to be told, and told to be over: 30 s, 50 s, and the looks between them.
@@ -252,5 +253,64 @@ fn receivers(lab: &Lab) -> Result<()> {
     let statuses: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect();
     assert_eq!((&statuses[0]["status"], &statuses[1]["status"]), (&"firing".into(), &"resolved".into()));
     assert!(bodies.try_recv().is_err(), "one alert, and its end");
+    Ok(())
+}
+
+/// ```text
+///     a---b           all four tell the same kind of webhook, each on its own host, by the rules that are built in; d is killed
+///     |\ /|
+///     | X |
+///     |/ \|
+///     c---d
+/// ```
+fn dead_node(lab: &Lab) -> Result<()> {
+    let scene = Scene::running(lab, &["a", "b", "c", "d"])?;
+    let (mesh, all) = (&scene.mesh, scene.all());
+    let mut bodies = Vec::new();
+    for host in &all {
+        let (address, told) = listen(host)?;
+        mesh.change_config(host, |config| {
+            let url = format!("http://{address}/hook");
+            config.receivers = vec![Receiver {
+                name: "ops".parse().expect("a valid name"),
+                kind: ReceiverKind::Webhook(HttpReceiver { url, header_file: None }),
+                timeout: Receiver::TIMEOUT,
+                repeat: Receiver::REPEAT,
+            }];
+        })?;
+        reload(&scene, host)?;
+        bodies.push(told);
+    }
+    mesh.kill(all[3])?;
+    let told = wait_for("somebody tells of the dead node", || bodies.iter().find_map(|told| told.try_recv().ok()))?;
+    let labels = &told["alerts"][0]["labels"];
+    assert_eq!(
+        (&labels["what"], &labels["peer"], &labels["node"]),
+        (&"node_down".into(), &"d".into(), &Value::Null),
+        "{told}"
+    );
+    // The others know, and leave it to the one.
+    let shown = all[..3].iter().map(|host| {
+        let list = wait_for("everybody sees the dead node", || {
+            let text = mesh.ctl(host).args(["--json", "alerts"]).check().ok()?;
+            let list: AlertList = serde_json::from_str(&text).ok()?;
+            let firing =
+                |what: &str| list.alerts.iter().any(|alert| alert.what == what && alert.phase == AlertPhase::Firing);
+            (firing("node_down") && firing("link_down")).then_some(list)
+        });
+        list.map(|list| list.alerts)
+    });
+    let shown: Vec<Vec<AlertStatus>> = shown.collect::<Result<_>>()?;
+    let left = shown.iter().filter(|alerts| {
+        let says = |alert: &AlertStatus| alert.what == "node_down" && alert.untold.is_some();
+        alerts.iter().any(says)
+    });
+    assert_eq!(left.count(), 2, "{shown:?}");
+    let links = |alerts: &&Vec<AlertStatus>| {
+        alerts.iter().any(|alert| alert.what == "link_down" && alert.untold.as_deref() == Some("node-down says it"))
+    };
+    assert_eq!(shown.iter().filter(links).count(), 3, "{shown:?}");
+    let more: Vec<Value> = bodies.iter().flat_map(|told| told.try_iter()).collect();
+    assert!(more.is_empty(), "one alert, not one of each node: {more:?}");
     Ok(())
 }

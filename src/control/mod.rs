@@ -80,6 +80,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// Feature bit in a record: this node holds the authority's key and renews certificates.
 pub const FEATURE_RENEWS: u32 = 1;
 
+/// Feature bit in a record: this node tells somebody of alerts.
+pub const FEATURE_TELLS_ALERTS: u32 = 2;
+
 /// How long a record is valid: a node that was away for a month announces itself anew.
 const RECORD_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// How often a record is made anew: four chances before the old one ends.
@@ -170,6 +173,7 @@ pub struct Engine {
     last_clone_answer: Option<Instant>,
     clone_seen: Option<Instant>,
     revoked: bool,
+    tells_alerts: bool,
     renewal_asked: Option<Instant>,
     renewed: BTreeMap<NodeId, Instant>,
     /// Operators' pings under way: whom they went to, and when.
@@ -217,6 +221,7 @@ impl Engine {
             last_clone_answer: None,
             clone_seen: None,
             revoked: false,
+            tells_alerts: false,
             renewal_asked: None,
             renewed: BTreeMap::new(),
             pings: BTreeMap::new(),
@@ -320,6 +325,14 @@ impl Engine {
         self.health.worsen(by, now);
     }
 
+    /// Says to the mesh whether this node tells somebody of alerts, so that one of several speaks for all.
+    pub fn set_tells_alerts(&mut self, tells: bool, now: Instant, wall: UnixTime) {
+        if self.tells_alerts != tells {
+            self.tells_alerts = tells;
+            self.publish(now, wall);
+        }
+    }
+
     /// Replaces the members that the configuration names. Known peers stay known.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<BootstrapPeer>, now: Instant) {
         self.settings.bootstrap = bootstrap;
@@ -343,7 +356,9 @@ impl Engine {
             boot: self.boot,
             protocol_version: PROTOCOL_VERSION,
             certificate_serial: self.own.certificate.certificate().serial,
-            features: if self.own.authority.is_some() { FEATURE_RENEWS } else { 0 },
+            features: [(self.own.authority.is_some(), FEATURE_RENEWS), (self.tells_alerts, FEATURE_TELLS_ALERTS)]
+                .iter()
+                .fold(0, |bits, (has, bit)| if *has { bits | bit } else { bits }),
         };
         let Ok(signed) = SignedRecord::sign(&record, &self.own.keys.signing) else {
             // Only a clock beyond what a record can express leads here; the next refresh tries again.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::probe::{LinkState, Pace};
 use super::routing::Collision;
-use super::{Engine, FEATURE_RENEWS};
+use super::{Engine, FEATURE_RENEWS, FEATURE_TELLS_ALERTS};
 use crate::identity::{NodeId, NodeName, Tag};
 use crate::time::{Instant, UnixTime};
 
@@ -73,6 +73,8 @@ pub struct PeerView {
     pub record_issued: Option<UnixTime>,
     /// Whether it says that it renews certificates.
     pub is_authority: bool,
+    /// Whether it says that it tells somebody of alerts.
+    pub tells_alerts: bool,
 }
 
 impl Engine {
@@ -98,6 +100,8 @@ impl Engine {
         let peer = self.peers.get(&node)?;
         let member = self.membership.get(node)?;
         let certificate = member.certificate();
+        let features = member.record.as_ref().map_or(0, |record| record.record().features);
+        let has = |bit| features & bit != 0;
         Some(PeerView {
             node,
             name: certificate.name.clone(),
@@ -116,7 +120,8 @@ impl Engine {
             smoothed_rtt: peer.prober.smoothed_rtt(),
             certificate_not_after: certificate.not_after,
             record_issued: member.record.as_ref().map(|record| record.record().issued),
-            is_authority: member.record.as_ref().is_some_and(|record| record.record().features & FEATURE_RENEWS != 0),
+            is_authority: has(FEATURE_RENEWS),
+            tells_alerts: has(FEATURE_TELLS_ALERTS),
         })
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Alerts {
     /// How many a part takes.
     part: usize,
     due: Option<Instant>,
+    /// When members were last asked about a peer that does not answer.
+    pub(super) asked: Option<Instant>,
 }
 
 /// The rules that hold: those of the file, or the usual ones where somebody is to be told and the file has none.
@@ -49,7 +51,7 @@ impl Alerts {
     /// Starts with what the configuration says.
     pub(super) fn new(config: &Config) -> Alerts {
         let engine = AlertEngine::new(config.node.as_str(), &config.mesh.name, rules(config));
-        Alerts { engine, couriers: Vec::new(), left: VecDeque::new(), part: 0, due: None }
+        Alerts { engine, couriers: Vec::new(), left: VecDeque::new(), part: 0, due: None, asked: None }
     }
 
     /// Takes what the configuration says now; receivers that stay as they are keep what they still have to be told. Needs a
@@ -64,6 +66,11 @@ impl Alerts {
             }
         }
         self.due = if self.engine.rules().is_empty() { None } else { Some(self.due.unwrap_or(now)) };
+    }
+
+    /// Whether somebody is told.
+    pub(super) fn has_receivers(&self) -> bool {
+        !self.couriers.is_empty()
     }
 
     /// When the next part is to be looked at.
@@ -117,6 +124,7 @@ impl Driver {
             let members = self.links.iter().filter(|(_, link)| link.stock.is_none());
             self.alerts.left = members.map(|(node, _)| node).collect();
             self.alerts.part = self.alerts.left.len().div_ceil(PARTS as usize).max(1);
+            self.ask_witnesses(now);
         }
         for _ in 0..self.alerts.part {
             let Some(node) = self.alerts.left.pop_front() else { break };
@@ -146,7 +154,8 @@ impl Driver {
         };
         if let Some(member) = self.engine.membership().get(node) {
             let certificate = member.certificate();
-            self.alerts.engine.probed(certificate.name.as_str(), &certificate.tags, rtt, None, now);
+            let baseline = self.links.get(node).and_then(|link| link.statistics.baseline());
+            self.alerts.engine.probed(certificate.name.as_str(), &certificate.tags, rtt, baseline, now);
         }
     }
 
@@ -166,25 +175,41 @@ impl Driver {
     }
 
     fn observation(&self, view: &PeerView, now: Instant) -> LinkObservation {
-        let summary = self.links.get(view.node).map(|link| link.statistics.summary(now));
+        let link = self.links.get(view.node);
+        let summary = link.map(|link| link.statistics.summary(now));
+        let node_down = self.witnessed(view, now);
+        let reporter = node_down.as_ref().and_then(|_| self.reporter(view.node, now));
         LinkObservation {
+            node_down,
+            reporter,
             peer: view.name.to_string(),
             tags: view.tags.clone(),
             state: Some(view.state),
             rtt: summary.as_ref().and_then(|summary| summary.rtt).map(|rtt| rtt.p50),
+            baseline: link.and_then(|link| link.statistics.baseline()),
+            // The lower end of the interval: what is lost for certain.
+            data_loss: summary.as_ref().and_then(|summary| {
+                summary.data_loss.iter().flatten().map(|loss| loss.low).reduce(f64::max)
+            }),
+            step: summary.as_ref().and_then(|summary| summary.step).map(|step| step.after.saturating_sub(step.before)),
+            host_delay: summary.as_ref().and_then(|summary| {
+                [summary.own_delay, summary.peer_delay].into_iter().flatten().map(|delay| delay.p99).max()
+            }),
             loss: summary.as_ref().and_then(|summary| summary.loss),
-            ..LinkObservation::default()
         }
     }
 
     /// Begins to look at alerts and to tell receivers. Needs a tokio runtime.
     pub(super) fn start_alerts(&mut self) {
-        self.alerts.configure(&self.config, clock::now(), clock::wall());
+        let (now, wall) = (clock::now(), clock::wall());
+        self.alerts.configure(&self.config, now, wall);
+        self.engine.set_tells_alerts(self.alerts.has_receivers(), now, wall);
     }
 
     /// Takes the rules and receivers of a new configuration.
     pub(super) fn configure_alerts(&mut self, config: &Config, now: Instant, wall: UnixTime) {
         self.alerts.configure(config, now, wall);
+        self.engine.set_tells_alerts(self.alerts.has_receivers(), now, wall);
     }
 
     /// What `meshctl alerts` shows.

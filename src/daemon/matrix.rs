@@ -45,6 +45,13 @@ pub(super) struct Rows {
     own_made: Option<Instant>,
 }
 
+impl Rows {
+    /// What a node said last of its links.
+    pub(super) fn said_by(&self, node: NodeId) -> Option<&Row> {
+        self.matrix.row(node)
+    }
+}
+
 /// A member as the matrix places it.
 struct Place {
     node: NodeId,
@@ -73,9 +80,12 @@ impl Driver {
         self.rows.matrix.take(from, Row::new(links, clock::now()));
     }
 
-    /// The pull is over: whoever waits for it can be answered.
+    /// The pull is over: whoever waits for it can be answered. One that was made for an alert's sake alone brought a few rows
+    /// and makes none fresh.
     pub(super) fn end_pull(&mut self) {
-        self.rows.ended = Some(clock::now());
+        if self.rows.began > self.rows.ended {
+            self.rows.ended = Some(clock::now());
+        }
         for waiting in self.rows.waiting.drain(..) {
             // Whoever asked may have gone.
             let _ = waiting.send(());
@@ -84,7 +94,8 @@ impl Driver {
 
     /// Forgets rows that nobody looks at.
     pub(super) fn tidy_rows(&mut self, now: Instant) {
-        if self.rows.began.is_some() && now >= self.rows.wanted + IDLE {
+        let idle = self.rows.began.is_some() && now >= self.rows.wanted + IDLE;
+        if idle && self.alerts.asked.is_none_or(|asked| now >= asked + IDLE) {
             self.rows = Rows::default();
         }
     }

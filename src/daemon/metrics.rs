@@ -9,6 +9,7 @@ use crate::platform::clock;
 use crate::telemetry::metrics::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 use crate::time::{Instant, UnixTime};
 use crate::tunnel;
+use crate::wire::probe::Class;
 
 impl Driver {
     /// The whole picture. Numbers are copied; no text is made here.
@@ -50,7 +51,7 @@ impl Driver {
         LinkSnapshot {
             peer: view.name.to_string(),
             site: site_of(&view.tags),
-            is_critical: false,
+            is_critical: view.pace.class == Class::Critical,
             state: view.state,
             path: session.filter(|_| !view.state.is_silent()).map(|_| ("direct", String::new())),
             smoothed_rtt: view.smoothed_rtt,

@@ -25,5 +25,6 @@ mod state;
 pub mod state_file;
 mod status;
 mod stock;
+mod witness;
 
 pub use startup::{StartError, cleanup, run};
