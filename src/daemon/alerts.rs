@@ -188,9 +188,9 @@ impl Driver {
             rtt: summary.as_ref().and_then(|summary| summary.rtt).map(|rtt| rtt.p50),
             baseline: link.and_then(|link| link.statistics.baseline()),
             // The lower end of the interval: what is lost for certain.
-            data_loss: summary.as_ref().and_then(|summary| {
-                summary.data_loss.iter().flatten().map(|loss| loss.low).reduce(f64::max)
-            }),
+            data_loss: summary
+                .as_ref()
+                .and_then(|summary| summary.data_loss.iter().flatten().map(|loss| loss.low).reduce(f64::max)),
             step: summary.as_ref().and_then(|summary| summary.step).map(|step| step.after.saturating_sub(step.before)),
             host_delay: summary.as_ref().and_then(|summary| {
                 [summary.own_delay, summary.peer_delay].into_iter().flatten().map(|delay| delay.p99).max()

@@ -71,7 +71,7 @@ impl LinkCounters {
                 self.tunnel.record(tunnel_rtt);
                 self.host.record(own_delay + peer_delay);
             }
-            Measurement::Lost { sent, direction } => {
+            Measurement::Lost { sent, direction, .. } => {
                 self.sent += 1;
                 self.bad_latency += 1;
                 if self.held.len() == HELD_LIMIT
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn counts_only_rise_whatever_a_loss_turns_out_to_be() {
         let mut counters = LinkCounters::default();
-        let lost = |sent| Measurement::Lost { sent: at(sent), direction: Direction::Unknown };
+        let lost = |sent| Measurement::Lost { sent: at(sent), direction: Direction::Unknown, in_row: 1 };
         let mut before = [0; 3];
         let events = [
             (2_000, lost(0)),
@@ -252,7 +252,11 @@ mod tests {
     fn what_is_held_is_bounded_and_not_forgotten() {
         let mut counters = LinkCounters::default();
         for millis in 0..1_000 {
-            counters.measured(&Measurement::Lost { sent: at(millis), direction: Direction::Forward }, None, at(millis));
+            counters.measured(
+                &Measurement::Lost { sent: at(millis), direction: Direction::Forward, in_row: 1 },
+                None,
+                at(millis),
+            );
         }
         assert!(counters.held.len() <= HELD_LIMIT);
         assert_eq!(counters.lost(at(60_000))[Direction::Forward as usize], 1_000);
@@ -265,7 +269,11 @@ mod tests {
         counters.measured(&sample(0, 14_000, None), baseline, at(10));
         counters.measured(&sample(0, 16_000, None), baseline, at(10));
         counters.measured(&sample(0, 16_000, None), None, at(10));
-        counters.measured(&Measurement::Lost { sent: at(0), direction: Direction::Forward }, baseline, at(10));
+        counters.measured(
+            &Measurement::Lost { sent: at(0), direction: Direction::Forward, in_row: 1 },
+            baseline,
+            at(10),
+        );
         assert_eq!((counters.sent, counters.bad_latency), (4, 2));
     }
 

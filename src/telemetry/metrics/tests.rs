@@ -167,7 +167,7 @@ fn crowd(links: usize, per_link: PerLink) -> Snapshot {
                 let sent = Instant::from_millis(second * 1_000);
                 let rtt = Duration::from_micros(100 + second * second * 100);
                 let measurement = match second % 10 {
-                    9 => Measurement::Lost { sent, direction: Direction::Forward },
+                    9 => Measurement::Lost { sent, direction: Direction::Forward, in_row: 1 },
                     _ => Measurement::Sample(Sample {
                         sent,
                         path_rtt: rtt,
