@@ -60,7 +60,8 @@ fn files(directory: &Path, set_aside: bool) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(directory).context(directory.display())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name != "lock" && name.contains(".bad-") == set_aside {
+        // The past has its own file and its own way of being set aside: see `past`.
+        if name != "lock" && !name.starts_with("history.db") && name.contains(".bad-") == set_aside {
             found.push(path);
         }
     }

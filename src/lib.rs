@@ -12,7 +12,9 @@
 //!                              │        │
 //!        ┌─────────────┬───────┴──┬─────┴──────┐
 //!        ▼             ▼          ▼            ▼
-//!       api        telemetry  dataplane ──▶ platform    the world: sockets, threads, the kernel (the only `unsafe`)
+//!       api         history   dataplane ──▶ platform    the world: sockets, threads, files, the kernel (the only `unsafe`)
+//!        │             ▼          │            │
+//!        │         telemetry      │            │        what was measured; `history` keeps it, on `platform`'s files
 //!        │             │          │            │
 //!        └─────────────┴────┬─────┴────────────┘
 //!                           ▼
@@ -36,6 +38,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod history;
 pub mod identity;
 pub mod platform;
 pub mod telemetry;

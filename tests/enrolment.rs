@@ -132,6 +132,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn history(&self, _: HistoryRequest) -> Answer<History> {
+        refuse()
+    }
+
+    async fn events(&self, _: EventsRequest) -> Answer<Events> {
+        refuse()
+    }
+
     async fn ping(&self, _: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
         refuse()
     }

@@ -5,9 +5,9 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest,
-    InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked,
-    SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
+    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine,
+    PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -32,6 +32,10 @@ pub trait Backend: Send + Sync + 'static {
     fn version(&self) -> impl Future<Output = Answer<Version>> + Send;
     /// Starts a ping. The channel ends after the summary line; dropping the receiver stops the ping.
     fn ping(&self, request: PingRequest) -> impl Future<Output = Answer<mpsc::Receiver<PingLine>>> + Send;
+    /// What a link was like.
+    fn history(&self, request: HistoryRequest) -> impl Future<Output = Answer<History>> + Send;
+    /// What happened.
+    fn events(&self, request: EventsRequest) -> impl Future<Output = Answer<Events>> + Send;
     /// Makes an invite.
     fn invite(&self, request: InviteRequest) -> impl Future<Output = Answer<Invited>> + Send;
     /// Lists the invites.

@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Health, InviteList, InviteRequest, InviteRevokeRequest,
-    InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA,
-    SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
+    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine,
+    PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -112,6 +112,16 @@ impl Client {
         self.get("/v1/version").await
     }
 
+    /// What a link was like.
+    pub async fn history(&self, request: &HistoryRequest) -> Result<History, ClientError> {
+        self.get(&self.query("/v1/history", request)?).await
+    }
+
+    /// What happened.
+    pub async fn events(&self, request: &EventsRequest) -> Result<Events, ClientError> {
+        self.get(&self.query("/v1/events", request)?).await
+    }
+
     /// Makes an invite.
     pub async fn invite(&self, request: &InviteRequest) -> Result<Invited, ClientError> {
         self.post("/v1/invites", request).await
@@ -178,6 +188,23 @@ impl Client {
     async fn post<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T, ClientError> {
         let response = self.call(Method::POST, path, self.encode(request)?).await?;
         self.read(response).await
+    }
+
+    /// A path with what is asked for behind it.
+    fn query(&self, path: &str, request: &impl Serialize) -> Result<String, ClientError> {
+        let fields = serde_json::to_value(request).map_err(|error| self.protocol(error))?;
+        let mut text = path.to_owned();
+        for (i, (name, value)) in fields.as_object().into_iter().flatten().enumerate() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            text.push_str(&format!("{}{name}=", if i == 0 { '?' } else { '&' }));
+            for byte in value.bytes() {
+                match byte {
+                    b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(byte)),
+                    other => text.push_str(&format!("%{other:02X}")),
+                }
+            }
+        }
+        Ok(text)
     }
 
     fn encode(&self, request: &impl Serialize) -> Result<Bytes, ClientError> {

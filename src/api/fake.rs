@@ -309,6 +309,111 @@ pub(crate) fn site_matrix() -> SiteMatrix {
         ],
     }
 }
+/// Three hours of the link to db-par-17: a good one, one in which it took a step and was down for a minute, and a gap.
+pub(crate) fn history() -> History {
+    let spread = |p50: f64| Spread {
+        min_seconds: p50 - 0.000_2,
+        mean_seconds: p50 + 0.000_05,
+        p5_seconds: p50 - 0.000_1,
+        p25_seconds: p50 - 0.000_05,
+        p50_seconds: p50,
+        p75_seconds: p50 + 0.000_05,
+        p95_seconds: p50 + 0.000_22,
+        p99_seconds: p50 + 0.000_6,
+        max_seconds: p50 + 0.038,
+    };
+    let none = HistoryPoint {
+        start: time(NOW / 3_600 * 3_600 - 10_800),
+        gap: true,
+        partial: true,
+        probes_sent: 0,
+        probes_answered: 0,
+        probes_late: 0,
+        probes_duplicate: 0,
+        probes_reordered: 0,
+        longest_loss_run: 0,
+        path: None,
+        tunnel: None,
+        host_delay: None,
+        loss: None,
+        loss_forward: None,
+        loss_reverse: None,
+        data_loss_forward: None,
+        data_loss_reverse: None,
+        own_delay_mean_seconds: None,
+        jitter_seconds: None,
+        jitter_forward_seconds: None,
+        jitter_reverse_seconds: None,
+        states: StateSeconds::default(),
+        path_changes: 0,
+        handshakes: 0,
+        rx_bytes: 0,
+        tx_bytes: 0,
+    };
+    let lost = |lost: u64, sent: u64| {
+        let ratio = lost as f64 / sent as f64;
+        Some(LossRatio { lost, sent, ratio, low: ratio * 0.6, high: (ratio * 1.6).max(0.001_1) })
+    };
+    let good = HistoryPoint {
+        start: time(NOW / 3_600 * 3_600 - 7_200),
+        gap: false,
+        partial: false,
+        probes_sent: 3_600,
+        probes_answered: 3_600,
+        path: Some(spread(0.010_31)),
+        tunnel: Some(spread(0.010_44)),
+        host_delay: Some(spread(0.000_31)),
+        loss: lost(0, 3_600),
+        loss_forward: lost(0, 3_600),
+        loss_reverse: lost(0, 3_600),
+        data_loss_forward: lost(0, 1_000_000),
+        data_loss_reverse: lost(40, 1_000_000),
+        own_delay_mean_seconds: Some(0.000_04),
+        jitter_seconds: Some(0.000_03),
+        jitter_forward_seconds: Some(0.000_02),
+        jitter_reverse_seconds: Some(0.000_02),
+        states: StateSeconds { up: 3_600.0, ..StateSeconds::default() },
+        handshakes: 30,
+        rx_bytes: 123_456,
+        tx_bytes: 65_432,
+        ..none.clone()
+    };
+    let mut bad =
+        HistoryPoint { start: time(NOW / 3_600 * 3_600 - 3_600), path: Some(spread(0.012_6)), ..good.clone() };
+    bad.states = StateSeconds { up: 1_680.0, degraded: 60.0, suspect: 2.0, down: 58.0, ..StateSeconds::default() };
+    (bad.probes_sent, bad.probes_answered, bad.longest_loss_run) = (1_830, 1_768, 61);
+    (bad.loss, bad.loss_forward, bad.loss_reverse) = (lost(62, 1_830), lost(62, 1_830), lost(0, 1_768));
+    bad.partial = true;
+    History {
+        schema: SCHEMA,
+        peer: "db-par-17".into(),
+        node_id: format!("{:032x}", 2),
+        since: none.start,
+        until: time(NOW / 3_600 * 3_600),
+        step_seconds: 3_600,
+        tier_seconds: 600,
+        baseline_seconds: Some(0.010_3),
+        points: vec![none.clone(), good.clone(), bad.clone()],
+        total: HistoryPoint { path: Some(spread(0.010_4)), loss: lost(62, 5_430), states: bad.states, ..good },
+    }
+}
+
+/// What happened in those hours.
+pub(crate) fn event_items() -> Vec<EventItem> {
+    let event = |sequence, ago: u64, kind: &str, peer: Option<&str>, text: &str| EventItem {
+        sequence,
+        at: time(NOW / 3_600 * 3_600 - ago),
+        kind: kind.into(),
+        peer: peer.map(str::to_owned),
+        text: text.into(),
+    };
+    vec![
+        event(41, 7_300, "started", None, "meshd 0.1.0 started"),
+        event(42, 3_000, "latency_step", Some("db-par-17"), "10.30 ms to 12.61 ms, on the way back"),
+        event(43, 1_200, "down", Some("db-par-17"), "Suspect to Down"),
+        event(44, 1_142, "up", Some("db-par-17"), "Down to Up"),
+    ]
+}
 
 impl Backend for Fake {
     async fn status(&self) -> Answer<Status> {
@@ -379,6 +484,20 @@ impl Backend for Fake {
             sender.try_send(line.clone()).unwrap();
         }
         Ok(receiver)
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Answer<History> {
+        if request.peer == "db-par-17" {
+            return Ok(history());
+        }
+        Err(ApiError::new(ErrorKind::NotFound, format!("there is no peer `{}`", request.peer)))
+    }
+
+    async fn events(&self, request: EventsRequest) -> Answer<Events> {
+        let mut events = event_items();
+        events.retain(|event| request.peer.is_none() || event.peer == request.peer);
+        events.retain(|event| request.since.is_none_or(|since| event.at >= since));
+        Ok(Events { schema: SCHEMA, events, truncated: false })
     }
 
     async fn invite(&self, request: InviteRequest) -> Answer<Invited> {

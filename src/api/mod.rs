@@ -13,6 +13,8 @@
 //! | `GET /v1/matrix/sites` | [`SiteMatrix`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
+//! | `GET /v1/history` | [`HistoryRequest`] → [`History`] | readers |
+//! | `GET /v1/events` | [`EventsRequest`] → [`Events`] | readers |
 //! | `POST /v1/ping` | [`PingRequest`] → lines of [`PingLine`] | readers |
 //! | `GET /v1/invites` | [`InviteList`] | readers |
 //! | `GET /v1/alerts` | [`AlertList`] | readers |

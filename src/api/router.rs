@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use super::access::{Caller, Policy, Right};
 use super::backend::{Answer, Backend};
-use super::{ApiError, ErrorKind, PingLine, PingRequest};
+use super::{ApiError, ErrorKind, EventsRequest, HistoryRequest, PingLine, PingRequest};
 
 /// Bytes of a request's body at most: the largest, a delegated invite, stays below 4 KiB.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -51,6 +52,24 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))
         .route("/v1/alerts", get(async |State(b): State<Arc<B>>| json(b.alerts().await)))
+        .route(
+            "/v1/history",
+            get(async |State(b): State<Arc<B>>, query: Result<Query<HistoryRequest>, QueryRejection>| {
+                match asked(query) {
+                    Ok(request) => json(b.history(request).await),
+                    Err(error) => error.into_response(),
+                }
+            }),
+        )
+        .route(
+            "/v1/events",
+            get(async |State(b): State<Arc<B>>, query: Result<Query<EventsRequest>, QueryRejection>| {
+                match asked(query) {
+                    Ok(request) => json(b.events(request).await),
+                    Err(error) => error.into_response(),
+                }
+            }),
+        )
         .route("/v1/ping", post(ping::<B>))
         .route_layer(from_fn(move |request, next| admit(policy, Right::Read, request, next)));
     let writers = Router::new()
@@ -153,6 +172,12 @@ fn bounded(request: PingRequest) -> Answer<PingRequest> {
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body)
         .map_err(|error| ApiError::new(ErrorKind::BadRequest, format!("the request does not decode: {error}")))
+}
+
+/// Takes what a query asks for.
+fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
+    let wrong = |error: QueryRejection| ApiError::new(ErrorKind::BadRequest, error.body_text());
+    query.map(|Query(request)| request).map_err(wrong)
 }
 
 fn json<T: serde::Serialize>(answer: Answer<T>) -> Response {

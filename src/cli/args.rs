@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 
+use super::when::{Step, When};
 use crate::config::{DEFAULT_PATH, duration};
 use crate::identity::{NodeName, Tag};
 
@@ -115,6 +116,10 @@ pub enum Command {
     Alerts(AlertsArgs),
     /// Shows the latency between all nodes, as each of them says.
     Matrix(MatrixArgs),
+    /// Shows what the link to a node was like, up to years ago.
+    History(HistoryArgs),
+    /// Shows what happened.
+    Events(EventsArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,
@@ -425,6 +430,70 @@ pub struct MatrixArgs {
     /// Prints one line of comma-separated values for each link.
     #[arg(long)]
     pub csv: bool,
+}
+
+/// The format of a history for other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Export {
+    /// Comma-separated values, a line for each step, for a spreadsheet.
+    Csv,
+    /// As --json.
+    Json,
+}
+
+/// `meshctl history`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl history db1                        the last 24 hours\n  \
+                        meshctl history db1 --since 90d --step 1d\n  \
+                        meshctl history db1 --since 10m --step 10s  single probes are kept for an hour\n  \
+                        meshctl history db1 --since 2026-11-20 --until 2026-11-21T12:00:00Z --events\n  \
+                        meshctl history db1 --compare 7d           beside the same hours a week ago\n  \
+                        meshctl history db1 --since 30d --step 1h --export csv > db1.csv\n\n\
+                        Times are in UTC. Minutes are kept for 30 days, ten minutes for 400 days, days for five years.\n\
+                        A percentile of a day or a month is that of all its probes. What was not measured is a gap.")]
+pub struct HistoryArgs {
+    /// The node, by name, identifier or overlay address; also one that has gone.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Where to begin: so long ago, or a date.
+    #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = When::parse)]
+    pub since: When,
+    /// Where to end; now unless given.
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub until: Option<When>,
+    /// How much time a row stands for: 10s and multiples of it in the last hour, else whole minutes, such as 1m, 10m, 1h, 1d.
+    #[arg(long, value_name = "STEP", default_value = "auto", value_parser = Step::parse)]
+    pub step: Step,
+    /// Shows beside it what it was like so much earlier.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "export")]
+    pub compare: Option<Duration>,
+    /// Notes what happened in the rows.
+    #[arg(long, conflicts_with = "export")]
+    pub events: bool,
+    /// Prints every figure of every step for another program.
+    #[arg(long, value_name = "FORMAT")]
+    pub export: Option<Export>,
+}
+
+/// `meshctl events`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl events\n  meshctl events db1 --since 7d\n  \
+                        meshctl events --follow                    goes on until interrupted\n  \
+                        meshctl --json events --follow | jq .text\n\n\
+                        Times are in UTC. Events are kept for five years.")]
+pub struct EventsArgs {
+    /// Only what is about this node, by name, identifier or overlay address; also one that has gone.
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only what happened since: so long ago, or a date.
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub since: Option<When>,
+    /// How many at most, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub limit: u64,
+    /// Goes on with what happens from now on.
+    #[arg(long, short)]
+    pub follow: bool,
 }
 
 /// `meshctl wireguard`.

@@ -7,8 +7,10 @@ mod authority;
 mod check;
 mod context;
 mod daemon;
+mod events;
 mod exit;
 mod generate;
+mod history;
 mod init;
 mod invite;
 mod join;
@@ -22,9 +24,11 @@ mod quantity;
 mod request;
 mod revoke;
 mod sign;
+mod sparkline;
 mod status;
 mod table;
 mod underlay;
+mod when;
 mod wireguard;
 
 use std::process::ExitCode;
@@ -70,6 +74,8 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Ping(args) => ping::run(context, args).await,
         Command::Alerts(args) => alerts::run(context, args).await,
         Command::Matrix(args) => matrix::run(context, args).await,
+        Command::History(args) => history::run(context, args).await,
+        Command::Events(args) => events::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -122,6 +128,9 @@ mod tests {
             ("alerts test ops", Exit::Good),
             ("alerts test nobody", Exit::NotFound),
             ("ping nobody --underlay", Exit::NotFound),
+            ("history db-par-17 --since 90d --step 1d", Exit::Good),
+            ("history nobody", Exit::NotFound),
+            ("events db-par-17 --since 2026-11-20", Exit::Good),
             ("members", Exit::Good),
             ("matrix", Exit::Good),
             ("matrix --by site --loss", Exit::Good),

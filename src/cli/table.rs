@@ -94,6 +94,12 @@ impl Table {
         out
     }
 
+    /// Renders the rows alone, for a table that is continued.
+    pub fn render_rows(&self) -> String {
+        let widths = self.widths();
+        self.rows.iter().map(|row| self.line(row, &widths) + "\n").collect()
+    }
+
     fn line(&self, row: &[Cell], widths: &[usize]) -> String {
         let mut line = String::new();
         let mut pending = 0;

@@ -124,6 +124,10 @@ settings! {
     ProbeInterval(Duration) "probe.interval" Live probe.interval;
     /// The tags that make links critical.
     ProbeCriticalTags(Vec<Tag>) "probe.critical_tags" Live probe.critical_tags;
+    /// Whether the past is recorded.
+    HistoryEnabled(bool) "history.enabled" NeedsRestart history.enabled;
+    /// How large its file may become, in bytes.
+    HistoryMaxSize(u64) "history.max_size" NeedsRestart history.max_size;
     /// Where the metrics are served.
     MetricsListen(Option<SocketAddr>) "metrics.listen" Live metrics.listen;
     /// Which links have series of their own.

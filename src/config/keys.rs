@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 13] = [
+pub const SECTIONS: [(&str, &str); 14] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -41,6 +41,10 @@ pub const SECTIONS: [(&str, &str); 13] = [
     ("files", "Where things lie. Relative paths start at this file's directory."),
     ("probe", "How the links to the other members are measured."),
     (
+        "history",
+        "What is kept of the links' past, in one file of the state directory: minutes for 30 days, days for years.",
+    ),
+    (
         "metrics",
         "What monitors such as Prometheus read: GET /metrics, without a password, on this host or in the mesh alone.",
     ),
@@ -53,7 +57,7 @@ pub const SECTIONS: [(&str, &str); 13] = [
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 47] = [
+pub const KEYS: [Key; 49] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -136,6 +140,20 @@ pub const KEYS: [Key; 47] = [
         "a list of up to 16 tags",
         "[]",
         "Links from and to nodes with one of these tags are probed five times a second; the same on every node.",
+    ),
+    key(
+        "history",
+        "enabled",
+        "true or false",
+        "true",
+        "Whether the past is recorded; the last hour is there without it.",
+    ),
+    key(
+        "history",
+        "max_size",
+        "a size, 16MiB to 4TiB",
+        "\"1GiB\"",
+        "How large the file may become; beyond it the oldest minutes go first.",
     ),
     key(
         "metrics",

@@ -9,6 +9,7 @@
 pub mod alert;
 pub mod change;
 pub mod duration;
+mod history;
 pub mod keys;
 pub mod metrics;
 mod parse;
@@ -28,6 +29,7 @@ use crate::identity::{AnchorError, MeshId, NodeName, Tag, TrustAnchor, Verifying
 
 pub use alert::Alert;
 pub use change::{Change, Effect, Setting, diff};
+pub use history::HistorySettings;
 pub use metrics::{Metrics, PerLink};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
@@ -68,6 +70,8 @@ pub struct Config {
     pub files: Files,
     /// How links are measured.
     pub probe: Probe,
+    /// What is kept of the links' past.
+    pub history: HistorySettings,
     /// What monitors read.
     pub metrics: Metrics,
     /// When somebody is told, in the order of the file; at most [`Alert::LIMIT`]. Where this is empty and somebody is to be
@@ -326,6 +330,7 @@ impl Config {
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1), critical_tags: Vec::new() },
+            history: HistorySettings::default(),
             metrics: Metrics::default(),
             alerts: Vec::new(),
             receivers: Vec::new(),

@@ -12,10 +12,13 @@ use ipnet::Ipv4Net;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Bootstrap, Config, DataplaneSettings, Files, Interface, Latency, Level, Log, Mesh, Metrics};
+use super::{
+    Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
+};
 use super::{PerLink, Probe, Problems, Underlay, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
+use super::history::parse_size;
 use super::{default_listen, directory_of, duration, keys, metrics, nearest, wireguard};
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -95,6 +98,7 @@ impl Reader {
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
         let critical_tags = self.list(&probe, "critical_tags", Probe::CRITICAL_TAGS_LIMIT, text_as).unwrap_or_default();
+        let history = self.history(document);
         let metrics = self.metrics(document, mesh.as_ref());
         let receivers = self.receivers(document);
         let alerts = self.alerts(document, &receivers);
@@ -110,6 +114,7 @@ impl Reader {
             dataplane: DataplaneSettings { latency, shards },
             files,
             probe: Probe { interval, critical_tags },
+            history,
             metrics,
             alerts,
             receivers,
@@ -225,6 +230,14 @@ impl Reader {
             list.push(peer);
         }
         list
+    }
+
+    fn history(&mut self, document: &DeTable<'_>) -> HistorySettings {
+        let (section, plain) = (self.section(document, "history"), HistorySettings::default());
+        HistorySettings {
+            enabled: self.optional(&section, "enabled", flag).unwrap_or(plain.enabled),
+            max_size: self.optional(&section, "max_size", size).unwrap_or(plain.max_size),
+        }
     }
 
     fn metrics(&mut self, document: &DeTable<'_>, mesh: Option<&Mesh>) -> Metrics {
@@ -506,6 +519,14 @@ fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
     let parsed = duration::parse(text(value)?)?;
     let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&parsed);
     if fits && parsed.subsec_nanos() == 0 { Ok(parsed) } else { Err(found(value)) }
+}
+
+fn flag(value: &Value<'_>) -> Result<bool, String> {
+    value.get_ref().as_bool().ok_or_else(|| found(value))
+}
+
+fn size(value: &Value<'_>) -> Result<u64, String> {
+    parse_size(text(value)?)
 }
 
 fn latency(value: &Value<'_>) -> Result<Latency, String> {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::history::format_size;
 use super::{Config, Files, directory_of, duration, keys};
 
 /// What becomes of keys that stand at their default.
@@ -60,6 +61,12 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("probe", "interval", &interval, config.probe.interval == plain.probe.interval);
     let tags = list(&config.probe.critical_tags);
     writer.key("probe", "critical_tags", &tags, config.probe.critical_tags.is_empty());
+
+    writer.section("history");
+    let history = config.history;
+    writer.key("history", "enabled", &history.enabled.to_string(), history.enabled == plain.history.enabled);
+    let size = quoted(format_size(history.max_size));
+    writer.key("history", "max_size", &size, history.max_size == plain.history.max_size);
 
     writer.section("metrics");
     writer.place("metrics", "listen", config.metrics.listen, "127.0.0.1:9655");

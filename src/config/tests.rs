@@ -88,7 +88,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, metrics, alert, receiver, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, log)
     "#);
 }
 
@@ -134,6 +134,23 @@ fn latency_is_one_of_two_and_needs_a_restart() {
     assert_eq!(parse(&with("\"normal\"")).unwrap(), plain);
     assert!(errors(&with("\"lwo\"")).contains("found \"lwo\"; did you mean \"low\"? (expected normal or low)"));
     assert!(errors(&with("50")).contains("dataplane.latency: found the number 50 (expected normal or low)"));
+}
+
+#[test]
+fn the_history_has_a_size_with_a_unit() {
+    let with = |value: &str| format!("{MINIMAL}[history]\n{value}\n");
+    let plain = parse(MINIMAL).unwrap();
+    let small = parse(&with("max_size = \"64MiB\"")).unwrap();
+    assert_eq!((plain.history.max_size, small.history.max_size), (1 << 30, 64 << 20));
+    let [change] = &diff(&plain, &small)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("history.max_size", Effect::NeedsRestart));
+    assert!(!parse(&with("enabled = false")).unwrap().history.enabled);
+    let told = |value: &str| errors(&with(value));
+    assert!(told("max_size = \"1\"").contains("`1` has no unit; did you mean `1MiB`?"));
+    assert!(told("max_size = \"1GB\"").contains("`GB` is no unit of size"));
+    assert!(told("max_size = \"1MiB\"").contains("history.max_size: found \"1MiB\" (expected a size, 16MiB to 4TiB)"));
+    assert!(told("max_size = \"99999999TiB\"").contains("too large"));
+    assert!(told("enabled = \"yes\"").contains("history.enabled: found"));
 }
 
 #[test]
@@ -468,11 +485,13 @@ fn config() -> impl Strategy<Value = Config> {
         ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>(), any::<bool>());
     let metrics = (prop::option::of(1u16..), prop::sample::select(&PerLink::ALL[..]));
     let alerting = (prop::collection::vec(alert(), 0..4), prop::collection::vec(receiver(), 0..3));
-    let rest = (rest, metrics, alerting);
+    let history = (any::<bool>(), 16u64 << 10..4 << 30)
+        .prop_map(|(enabled, kib)| HistorySettings { enabled, max_size: kib << 10 });
+    let rest = (rest, metrics, alerting, history);
     (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
         |(listen, endpoints, members, files, peers, rest)| {
             let minimal = parse(MINIMAL).expect("the minimal file is valid");
-            let ((name, mtu, millis, level, length, id, low), (port, per_link), (alerts, receivers)) = rest;
+            let ((name, mtu, millis, level, length, id, low), (port, per_link), (alerts, receivers), history) = rest;
             let receivers = numbered(receivers, |receiver: &mut Receiver, name| receiver.name = name);
             let mut alerts = numbered(alerts, |alert: &mut Alert, name| alert.name = name);
             // Rules tell only receivers that there are.
@@ -512,6 +531,7 @@ fn config() -> impl Strategy<Value = Config> {
                     ledger: authority.2,
                 },
                 probe: Probe { interval: Duration::from_millis(millis), critical_tags: vec!["db".parse().unwrap()] },
+                history,
                 metrics: Metrics { listen: port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))), per_link },
                 alerts,
                 receivers,

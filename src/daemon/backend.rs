@@ -3,11 +3,11 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{alerts, commands, matrix, status};
+use super::{alerts, commands, history, matrix, status};
 use crate::api::{
-    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Health, InviteList, InviteRequest,
-    InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine, PingRequest, Renewed,
-    RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, Health,
+    History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
+    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -84,6 +84,14 @@ impl Backend for LocalBackend {
         let (lines, reader) = mpsc::channel(PING_LINES);
         tokio::spawn(commands::ping(self.commands.clone(), target, request, lines));
         Ok(reader)
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Answer<History> {
+        history::history(&self.commands, request).await
+    }
+
+    async fn events(&self, request: EventsRequest) -> Answer<Events> {
+        history::events(&self.commands, request).await
     }
 
     async fn invite(&self, request: InviteRequest) -> Answer<Invited> {

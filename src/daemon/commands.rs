@@ -73,7 +73,7 @@ impl From<CommandError> for ApiError {
 }
 
 /// Finds a peer by name, identifier or overlay address.
-fn find_peer(driver: &Driver, text: &str) -> Answer<NodeId> {
+pub(super) fn find_peer(driver: &Driver, text: &str) -> Answer<NodeId> {
     if let Some((_, _, stock)) = driver.links.stocks().find(|(_, _, stock)| stock.declared.name.as_str() == text) {
         let address = stock.declared.addresses.first().map_or(String::new(), |net| net.addr().to_string());
         let message = format!("{text} is a stock WireGuard peer, which answers no probes of the mesh");

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::alerts::Alerts;
 use super::links::Links;
 use super::matrix::Rows;
-use super::monitor::Monitor;
+use super::monitor::{Changed, Monitor};
 use super::observer::Observer;
 use super::pages::Pages;
 use super::signals::{Signal, Signals};
@@ -27,6 +27,7 @@ use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::LinkState;
 use crate::control::{Arrival, Engine, SessionEvent};
 use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagram};
+use crate::history::Writer;
 use crate::identity::NodeId;
 use crate::platform::clock;
 use crate::platform::host_state::HostState;
@@ -100,6 +101,8 @@ pub(super) struct Parts {
     pub(super) files: StateFiles,
     pub(super) host: netlink::Host,
     pub(super) interface: String,
+    /// Where the links' past goes.
+    pub(super) history: Option<Writer>,
 }
 
 impl Driver {
@@ -112,7 +115,7 @@ impl Driver {
             stocks: parts.stocks,
             files: parts.files,
             dataplane: None,
-            monitor: Monitor::new(),
+            monitor: Monitor::new(parts.history, now, wall),
             observer: Observer::default(),
             pages: None,
             started: now,
@@ -211,6 +214,7 @@ impl Driver {
     pub(super) async fn shut_down(&mut self) {
         self.files.write_snapshot(&self.engine.snapshot());
         self.files.write_marks(&self.links.host().marks());
+        self.monitor.stop(clock::now(), clock::wall());
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
         }
@@ -226,7 +230,7 @@ impl Driver {
         [engine, self.alerts.next_deadline(), self.links.next_tick(), self.membership_due, self.host_due]
             .into_iter()
             .flatten()
-            .fold(self.marks_due, Instant::min)
+            .fold(self.marks_due.min(self.monitor.next_deadline()), Instant::min)
     }
 
     fn handle_timeout(&mut self) {
@@ -243,6 +247,8 @@ impl Driver {
                 self.drain();
             }
         }
+        let engine = &self.engine;
+        self.monitor.handle_timeout(&mut self.links, |node| member_name(engine, node), now, wall);
         self.look_at_alerts(now, wall);
         if self.membership_due.is_some_and(|due| due <= now) {
             self.membership_due = None;
@@ -441,6 +447,7 @@ impl Driver {
                 if let Err(error) = self.links.add(node, key, address, endpoint, now) {
                     tracing::warn!(peer = %node, %error, "a member's key cannot be used");
                 }
+                self.monitor.watch(node, &self.name_of(node), now);
             }
             PeerChange::Endpoint { node, endpoint } => self.links.set_endpoint(node, endpoint),
             PeerChange::Remove { node } => {
@@ -449,6 +456,7 @@ impl Driver {
                 if let Some(dataplane) = &self.dataplane {
                     dataplane.forget_flows(node);
                 }
+                self.monitor.forget(node, now);
                 // Its key may be a stock peer's, which can have its tunnel now.
                 if self.stocks.len() > self.links.stocks().count() {
                     self.declare_stocks();
@@ -518,6 +526,7 @@ impl Driver {
             Event::Roamed { node, endpoint } => {
                 let name = self.name_of(node);
                 tracing::info!(peer = %name, %endpoint, "peer moved");
+                self.monitor.path_changed(node, clock::now());
                 self.note(EventKind::PathChanged, Some(name), format!("moved to {endpoint}"));
             }
             Event::Issued { certificate } => super::commands::enter_issued(self, &certificate),
@@ -543,7 +552,8 @@ impl Driver {
             link.counters.entered(to);
         }
         let name = self.name_of(node);
-        self.monitor.link_changed(&name, from, to, clock::wall());
+        let changed = Changed { node, name: &name, from, to };
+        self.monitor.link_changed(changed, clock::now(), clock::wall());
         if woken > 0 {
             self.note(EventKind::Up, Some(name), format!("{woken} TCP flows that stood still were woken"));
         }
@@ -558,12 +568,17 @@ impl Driver {
         if let Some(stock) = self.links.stock(node) {
             return stock.declared.name.to_string();
         }
-        let member = self.engine.membership().get(node);
-        member.map_or_else(|| node.to_string(), |member| member.certificate().name.to_string())
+        member_name(&self.engine, node)
     }
 
     /// Notes that a peer has no session any more, without telling the engine.
     pub(super) fn forget_session(&mut self, node: NodeId) {
         self.sessions.remove(&node);
     }
+}
+
+/// A member's name, or its id where it has gone.
+fn member_name(engine: &Engine, node: NodeId) -> String {
+    let member = engine.membership().get(node);
+    member.map_or_else(|| node.to_string(), |member| member.certificate().name.to_string())
 }

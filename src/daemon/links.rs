@@ -83,6 +83,13 @@ impl Links {
         self.links.iter().map(|(node, link)| (*node, link))
     }
 
+    /// Gives each link its median round trip of the last week, as far as it is known.
+    pub(super) fn set_baselines(&mut self, baselines: &BTreeMap<NodeId, Duration>) {
+        for (node, link) in &mut self.links {
+            link.statistics.set_baseline(baselines.get(node).copied());
+        }
+    }
+
     /// The peer whose tunnel has this key.
     pub(super) fn node_of(&self, key: &[u8; 32]) -> Option<NodeId> {
         let key = WireguardKey::from_bytes(*key).ok()?;

@@ -309,7 +309,7 @@ fn cell(node: NodeId, status: &PeerStatus) -> Cell {
     Cell {
         peer: short_id(node),
         rtt: link.and_then(|link| seconds(link.rtt_p50_seconds)),
-        baseline: None,
+        baseline: link.and_then(|link| link.rtt_baseline_seconds).and_then(seconds),
         loss: status.loss.map(|loss| loss.ratio),
         jitter: link.and_then(|link| seconds(link.jitter_seconds)),
         state,

@@ -10,6 +10,7 @@ mod backend;
 mod commands;
 mod courier;
 mod driver;
+mod history;
 mod host;
 mod links;
 mod matrix;

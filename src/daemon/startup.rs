@@ -18,9 +18,10 @@ use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
 use crate::api::{self, Server};
-use crate::config::{Config, Latency, Level};
+use crate::config::{Config, HistorySettings, Latency, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
 use crate::dataplane::{self, Dataplane, Local, queues};
+use crate::history::Writer;
 use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
 use crate::platform::file::{self, FileError};
 use crate::platform::host_watch::HostWatch;
@@ -30,6 +31,7 @@ use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::steering::Steering;
 use crate::platform::tun::TunError;
 use crate::platform::{clock, interfaces, random};
+use crate::time::UnixTime;
 use crate::tunnel;
 
 /// Bytes of a key, certificate or authority file at most.
@@ -222,7 +224,8 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     let server = Server::bind(&config.files.socket, None)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
-    let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface };
+    let history = start_history(&config, wall)?;
+    let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface, history };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();
     driver.apply_host().await;
@@ -247,6 +250,16 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     let _ = serving.await;
     driver.shut_down().await;
     ended
+}
+
+/// Starts recording the links' past, where that is wanted. What is wrong with its file is no reason not to start.
+fn start_history(config: &Config, wall: UnixTime) -> Result<Option<Writer>, StartError> {
+    if !config.history.enabled {
+        return Ok(None);
+    }
+    let file = config.files.state_directory.join(HistorySettings::FILE);
+    let system = |error: std::io::Error| StartError::System { what: "a thread", why: error.to_string() };
+    Writer::start(&file, config.history.max_size, wall).map(Some).map_err(system)
 }
 
 /// Reads what this node is. Nothing here is ever made anew: a node without its keys is for its operator to decide about.

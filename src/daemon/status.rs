@@ -261,6 +261,9 @@ impl Driver {
             let advice = "stop what listens there, or choose another address and reload";
             add(Gravity::Warning, "page", failure, advice);
         }
+        if let Some(why) = self.monitor.history_report().and_then(|report| report.failing) {
+            add(Gravity::Warning, "history", why, "the links are watched on, but their past is not recorded");
+        }
         for (receiver, health) in self.alerts.receivers() {
             if let Some(why) = health.failure {
                 let message = format!("alerts do not reach {} ({}): {why}", receiver.name, receiver.kind.place());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Distribution;
 use super::varint::{self, Damaged};
+use crate::control::measurement::Direction;
 
 /// How a link stood, as the history counts its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,17 +21,6 @@ pub enum Standing {
     Unknown,
     /// It had not answered yet.
     New,
-}
-
-/// The direction of what was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LostOn {
-    /// The way to the peer.
-    Forward,
-    /// The way back.
-    Reverse,
-    /// It could not be told.
-    Unknown,
 }
 
 /// One list for the counters' names, so that none is forgotten in merging, writing or reading. Only ever add at the end.
@@ -157,25 +147,35 @@ impl Bucket {
         *millis = millis.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     }
 
+    /// Counts an answered probe. `own` is this host's part of `host`, which is what both hosts added to `path`.
+    pub fn answer(&mut self, path: Duration, tunnel: Duration, own: Duration, host: Duration) {
+        self.answered += 1;
+        let own = u64::try_from(own.as_nanos()).unwrap_or(u64::MAX);
+        self.own_delay_nanos = self.own_delay_nanos.saturating_add(own);
+        self.path.record(path);
+        self.tunnel.record(tunnel);
+        self.host.record(host);
+    }
+
     /// Counts a lost probe, the `run`-th one in a row.
-    pub fn lose(&mut self, on: LostOn, run: u64) {
+    pub fn lose(&mut self, on: Direction, run: u64) {
         *self.lost_mut(on) += 1;
         self.longest_loss_run = self.longest_loss_run.max(run);
     }
 
     /// Takes a loss back, because the answer came late. Returns false where no such loss is in here.
-    pub fn find_again(&mut self, on: LostOn) -> bool {
+    pub fn find_again(&mut self, on: Direction) -> bool {
         let lost = self.lost_mut(on);
         let found = *lost > 0;
         *lost -= u64::from(found);
         found
     }
 
-    fn lost_mut(&mut self, on: LostOn) -> &mut u64 {
+    fn lost_mut(&mut self, on: Direction) -> &mut u64 {
         match on {
-            LostOn::Forward => &mut self.lost_forward,
-            LostOn::Reverse => &mut self.lost_reverse,
-            LostOn::Unknown => &mut self.lost_unknown,
+            Direction::Forward => &mut self.lost_forward,
+            Direction::Reverse => &mut self.lost_reverse,
+            Direction::Unknown => &mut self.lost_unknown,
         }
     }
 
@@ -283,13 +283,11 @@ mod tests {
         use Standing::*;
         match *input {
             Input::Answer(path, host) => {
-                bucket.answered += 1;
-                bucket.path.record(Duration::from_micros(path));
-                bucket.tunnel.record(Duration::from_micros(path + host));
-                bucket.host.record(Duration::from_micros(host));
+                let [path, host] = [path, host].map(Duration::from_micros);
+                bucket.answer(path, path + host, host / 3, host);
             }
             Input::Loss(way, run) => {
-                bucket.lose([LostOn::Forward, LostOn::Reverse, LostOn::Unknown][usize::from(way)], run);
+                bucket.lose([Direction::Forward, Direction::Reverse, Direction::Unknown][usize::from(way)], run);
             }
             Input::State(state, millis) => {
                 let standing = [Up, Degraded, Suspect, Down, Unknown, New][usize::from(state)];
@@ -337,10 +335,10 @@ mod tests {
     #[test]
     fn a_late_answer_takes_one_loss_back() {
         let mut bucket = Bucket::default();
-        bucket.lose(LostOn::Forward, 1);
-        assert!(!bucket.find_again(LostOn::Reverse));
-        assert!(bucket.find_again(LostOn::Forward));
-        assert!(!bucket.find_again(LostOn::Forward));
+        bucket.lose(Direction::Forward, 1);
+        assert!(!bucket.find_again(Direction::Reverse));
+        assert!(bucket.find_again(Direction::Forward));
+        assert!(!bucket.find_again(Direction::Forward));
         assert_eq!((bucket.lost(), bucket.longest_loss_run), (0, 1));
     }
 

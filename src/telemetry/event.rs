@@ -41,6 +41,40 @@ pub enum EventKind {
     AlertResolved,
     /// The configuration was taken over again.
     Reloaded,
+    /// The daemon started.
+    Started,
+    /// The past is not recorded at present, or a file of it was set aside.
+    HistoryFailed,
+    /// The past is recorded again.
+    HistoryResumed,
+}
+
+impl EventKind {
+    /// Its name in the history, in JSON and on the screen.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EventKind::Up => "up",
+            EventKind::Suspect => "suspect",
+            EventKind::Down => "down",
+            EventKind::Unknown => "unknown",
+            EventKind::Degraded => "degraded",
+            EventKind::NodeDown => "node_down",
+            EventKind::LatencyStep => "latency_step",
+            EventKind::ClockStep => "clock_step",
+            EventKind::Observer => "observer",
+            EventKind::PathChanged => "path_changed",
+            EventKind::Joined => "joined",
+            EventKind::Revoked => "revoked",
+            EventKind::Renewed => "renewed",
+            EventKind::Expired => "expired",
+            EventKind::Reloaded => "reloaded",
+            EventKind::Started => "started",
+            EventKind::HistoryFailed => "history_failed",
+            EventKind::HistoryResumed => "history_resumed",
+            EventKind::AlertFiring => "alert_firing",
+            EventKind::AlertResolved => "alert_resolved",
+        }
+    }
 }
 
 /// Something that happened.
@@ -72,7 +106,12 @@ impl EventRing {
 
     /// Starts empty; `limit` is at least 1.
     pub fn new(limit: usize) -> Self {
-        EventRing { events: VecDeque::new(), limit: limit.max(1), next: 1 }
+        Self::starting_at(limit, 1)
+    }
+
+    /// Starts empty, with `first` as the number of the first event: numbers go on where the history's end.
+    pub fn starting_at(limit: usize, first: u64) -> Self {
+        EventRing { events: VecDeque::new(), limit: limit.max(1), next: first.max(1) }
     }
 
     /// Adds an event; the oldest goes where the ring is full. Returns the event's number.
