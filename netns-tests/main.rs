@@ -1,6 +1,7 @@
 //! Tests with several hosts on one machine: real kernel, real processes, emulated internet.
 
 mod admission;
+mod browser;
 mod calibration;
 mod dark;
 mod databases;
@@ -13,6 +14,7 @@ mod meshes;
 mod monitors;
 mod networks;
 mod outages;
+mod page_fixture;
 mod revocation;
 mod scene;
 mod state;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             dark::CASES,
             state::CASES,
             wireguard::CASES,
+            browser::CASES,
         ],
         &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )

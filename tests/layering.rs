@@ -116,6 +116,11 @@ fn is_rust(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rs")
 }
 
+/// Scripts and styles of the page for browsers, which follow the rules of the sources they lie beside.
+fn is_of_the_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "js" || extension == "css")
+}
+
 fn relative(path: &Path) -> String {
     path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned()
 }
@@ -290,6 +295,15 @@ fn files_are_small_and_named_for_what_they_are() {
             complaints.push(format!("{}: {} lines", source.path, source.code.len()));
         }
     }
+    let mut scripts = Vec::new();
+    files(&root().join("src"), &is_of_the_page, &mut scripts);
+    assert!(!scripts.is_empty(), "the page is looked at");
+    for path in scripts {
+        let lines = std::fs::read_to_string(&path).expect("UTF-8").lines().count();
+        if lines > MOST_LINES {
+            complaints.push(format!("{}: {lines} lines", relative(&path)));
+        }
+    }
     let mut all = Vec::new();
     files(&root(), &is_rust, &mut all);
     for path in all {
@@ -305,7 +319,8 @@ fn files_are_small_and_named_for_what_they_are() {
 fn no_path_of_a_build_machine_is_in_the_tree() {
     let text = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let known = ["rs", "toml", "md", "sh", "txt", "yml", "yaml", "service", "lock"];
+        let known =
+            ["rs", "toml", "md", "sh", "txt", "yml", "yaml", "service", "lock", "html", "css", "js", "svg", "json"];
         path.extension().is_some_and(|extension| known.iter().any(|known| extension == *known))
             || name == "run"
             || name == "Dockerfile"

@@ -38,11 +38,13 @@
 //! | `wireguard_go` | wireguard-go on a host, a stock peer |
 //! | `flow` | [`Flow`]: connections through whatever lies between two hosts |
 //! | `footprint` | [`footprint()`]: what a host's kernel knows, to see what was left behind |
+//! | `browser` | [`Browser`]: a real browser on a host |
 //! | `capture` | [`Capture`]: packets on a device, searched and kept as pcap |
 //!
 //! Included by `#[path]` from a test or an example, so nothing here may name `crate::`.
 #![allow(dead_code, unused_imports, reason = "each program that includes the lab uses its own part of it")]
 
+pub mod browser;
 pub mod capture;
 pub mod error;
 pub mod firewall;
@@ -62,6 +64,7 @@ pub mod sweep;
 pub mod wan;
 pub mod wireguard_go;
 
+pub use browser::Browser;
 pub use capture::Capture;
 pub use error::{Error, Result};
 pub use firewall::{Firewall, Open};

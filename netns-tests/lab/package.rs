@@ -52,6 +52,8 @@ pub const IPERF3: Set = Set { name: "iperf3", packages: &["iperf3"], program: "i
 pub const SOCKPERF: Set = Set { name: "sockperf", packages: &["sockperf"], program: "sockperf" };
 /// `prometheus` and `promtool`.
 pub const PROMETHEUS: Set = Set { name: "prometheus", packages: &["prometheus"], program: "prometheus" };
+/// `chromedriver`, and Chromium, which it drives.
+pub const CHROMIUM: Set = Set { name: "chromium", packages: &["chromium", "chromium-driver"], program: "chromedriver" };
 
 /// Every set there is.
 pub const ALL: &[&Set] = &[
@@ -67,6 +69,7 @@ pub const ALL: &[&Set] = &[
     &IPERF3,
     &SOCKPERF,
     &PROMETHEUS,
+    &CHROMIUM,
 ];
 
 /// A set ready to be run from.
@@ -172,9 +175,12 @@ impl Tree {
         let join = |dirs: Vec<PathBuf>| dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
         let mut libraries = BTreeSet::new();
         for dir in ["usr/lib", "lib"].map(|dir| self.root.join(dir)) {
-            let below = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
-            // The multiarch directory, such as x86_64-linux-gnu.
-            libraries.extend(below.filter(|path| path.to_string_lossy().contains("-linux-gnu")));
+            // The multiarch directory, such as x86_64-linux-gnu, and in it what some libraries keep for themselves and find
+            // by an absolute path where they are installed.
+            for multiarch in directories(&dir).filter(|path| path.to_string_lossy().contains("-linux-gnu")) {
+                libraries.extend(directories(&multiarch).filter(|path| holds_libraries(path)));
+                libraries.insert(multiarch);
+            }
             libraries.insert(dir);
         }
         let programs = PROGRAM_DIRS.iter().map(|dir| self.root.join(dir)).filter(|dir| dir.is_dir()).collect();
@@ -184,6 +190,15 @@ impl Tree {
 
 /// Where programs lie below a root.
 const PROGRAM_DIRS: &[&str] = &["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
+
+fn directories(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
+}
+
+fn holds_libraries(dir: &Path) -> bool {
+    let is_library = |entry: fs::DirEntry| entry.file_name().to_string_lossy().contains(".so");
+    fs::read_dir(dir).into_iter().flatten().flatten().any(is_library)
+}
 
 fn find(root: &Path, program: &str) -> Option<PathBuf> {
     PROGRAM_DIRS.iter().map(|dir| root.join(dir).join(program)).find(|path| path.is_file())

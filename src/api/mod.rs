@@ -27,7 +27,7 @@
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!
 //! Beside it, [`PageServer`] serves read-only pages on a TCP address of this host or of the mesh, where the configuration
-//! gives it one: [`metrics_pages`].
+//! gives it one: [`metrics_pages()`], [`web_pages()`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -46,6 +46,7 @@ mod router;
 pub mod server;
 pub mod status;
 pub mod timestamp;
+mod web_pages;
 
 pub use alerts::{
     AlertList, AlertPhase, AlertRule, AlertSeverity, AlertStatus, AlertTestRequest, AlertTested, ReceiverStatus,
@@ -68,6 +69,7 @@ pub use status::{
     NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
+pub use web_pages::{PageStatus, web_pages};
 
 /// The version of the types; a change that an old reader would misread raises it.
 pub const SCHEMA: u32 = 1;

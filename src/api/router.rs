@@ -175,12 +175,12 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
 }
 
 /// Takes what a query asks for.
-fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
+pub(super) fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
     let wrong = |error: QueryRejection| ApiError::new(ErrorKind::BadRequest, error.body_text());
     query.map(|Query(request)| request).map_err(wrong)
 }
 
-fn json<T: serde::Serialize>(answer: Answer<T>) -> Response {
+pub(super) fn json<T: serde::Serialize>(answer: Answer<T>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => error.into_response(),
@@ -188,7 +188,7 @@ fn json<T: serde::Serialize>(answer: Answer<T>) -> Response {
 }
 
 /// Writes a large answer where nobody waits for it.
-async fn json_elsewhere<T: serde::Serialize + Send + 'static>(answer: Answer<T>) -> Response {
+pub(super) async fn json_elsewhere<T: serde::Serialize + Send + 'static>(answer: Answer<T>) -> Response {
     let written = tokio::task::spawn_blocking(|| json(answer)).await;
     written.unwrap_or_else(|_| ApiError::new(ErrorKind::Internal, "the answer could not be written").into_response())
 }

@@ -136,6 +136,8 @@ settings! {
     Alerts(Vec<Alert>) "alert" Live alerts;
     /// Who is told of alerts; those that stay as they are keep what they still have to be told.
     Receivers(Vec<Receiver>) "receiver" Live receivers;
+    /// Where the page for browsers is served.
+    WebListen(Option<SocketAddr>) "web.listen" Live web.listen;
     /// The log level.
     LogLevel(Level) "log.level" Live log.level;
 }

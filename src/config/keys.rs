@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 14] = [
+pub const SECTIONS: [(&str, &str); 15] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -53,11 +53,15 @@ pub const SECTIONS: [(&str, &str); 14] = [
         "When somebody is told. Without an entry, sane rules hold as soon as there is a [[receiver]]; `meshctl alerts` shows them.",
     ),
     ("receiver", "Who is told of alerts: a webhook, Alertmanager, or a program. `meshctl alerts test NAME` tries one."),
+    (
+        "web",
+        "The page for browsers: the mesh and each link's history, without a password, on this host or in the mesh alone.",
+    ),
     ("log", "What is written to the log (standard error)."),
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 49] = [
+pub const KEYS: [Key; 50] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -220,6 +224,13 @@ pub const KEYS: [Key; 49] = [
     ),
     key("receiver", "timeout", "a duration, 1s to 60s", "\"10s\"", "How long one delivery may take."),
     key("receiver", "repeat", "a duration, 1m to 7d", "\"4h\"", "How often it is told again while an alert fires."),
+    key(
+        "web",
+        "listen",
+        "ADDRESS:PORT with a loopback address or this node's overlay address",
+        "none",
+        "The TCP address of the page; it is not served without it.",
+    ),
     key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
 ];
 

@@ -55,7 +55,7 @@ pub(super) fn page_address(address: SocketAddr, anchor: Option<&TrustAnchor>) ->
         IpAddr::V6(ip) => anchor.overlay_v6.contains(&ip),
     };
     match address.ip() {
-        _ if address.port() == 0 => Err("port 0 means any port, and a monitor must know it".to_owned()),
+        _ if address.port() == 0 => Err("port 0 means any port, and its readers must know it".to_owned()),
         ip if ip.is_loopback() || anchor.is_none_or(within) => Ok(address),
         ip if ip.is_unspecified() => Err(format!("on {ip} the whole internet could read it")),
         ip => Err(format!("{ip} is neither of this host alone nor of the mesh")),

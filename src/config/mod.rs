@@ -17,6 +17,7 @@ pub mod problem;
 pub mod receiver;
 mod suggest;
 mod template;
+mod web;
 mod wireguard;
 
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub use metrics::{Metrics, PerLink};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
 pub use suggest::nearest;
+pub use web::Web;
 pub use wireguard::Wireguard;
 
 /// The UDP port a node listens on unless told otherwise.
@@ -79,6 +81,8 @@ pub struct Config {
     pub alerts: Vec<Alert>,
     /// Who is told, in the order of the file; at most [`Receiver::LIMIT`].
     pub receivers: Vec<Receiver>,
+    /// What people look at.
+    pub web: Web,
     /// What is logged.
     pub log: Log,
 }
@@ -334,6 +338,7 @@ impl Config {
             metrics: Metrics::default(),
             alerts: Vec::new(),
             receivers: Vec::new(),
+            web: Web::default(),
             log: Log { level: Level::Info },
         }
     }

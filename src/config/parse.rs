@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
-use super::{PerLink, Probe, Problems, Underlay, Wireguard};
+use super::{PerLink, Probe, Problems, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::history::parse_size;
@@ -102,6 +102,7 @@ impl Reader {
         let metrics = self.metrics(document, mesh.as_ref());
         let receivers = self.receivers(document);
         let alerts = self.alerts(document, &receivers);
+        let web = self.web(document, mesh.as_ref(), metrics.listen);
         let log = self.section(document, "log");
         let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
         Some(Config {
@@ -118,6 +119,7 @@ impl Reader {
             metrics,
             alerts,
             receivers,
+            web,
             log: Log { level },
         })
     }
@@ -245,6 +247,15 @@ impl Reader {
         let listen = self.page_listen(&section, Metrics::PORT, mesh);
         let per_link = self.optional(&section, "per_link", per_link).unwrap_or_default();
         Metrics { listen, per_link }
+    }
+
+    fn web(&mut self, document: &DeTable<'_>, mesh: Option<&Mesh>, metrics: Option<SocketAddr>) -> Web {
+        let section = self.section(document, "web");
+        let listen = self.page_listen(&section, Web::PORT, mesh);
+        if listen.is_some() && listen == metrics {
+            self.complain(&section, "listen", "metrics.listen has this address already");
+        }
+        Web { listen }
     }
 
     /// Where a section's page is served, usually at `port`: an address that only this host or the mesh reaches.

@@ -76,6 +76,9 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.alerts(config);
     writer.receivers(config, path);
 
+    writer.section("web");
+    writer.place("web", "listen", config.web.listen, "127.0.0.1:7656");
+
     writer.section("log");
     writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
     writer.out

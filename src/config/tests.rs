@@ -88,7 +88,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, web, log)
     "#);
 }
 
@@ -154,6 +154,23 @@ fn the_history_has_a_size_with_a_unit() {
 }
 
 #[test]
+fn the_page_for_browsers_has_an_address_of_its_own() {
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!(plain.web.listen, None);
+    let web = "[web]\nlisten = \"127.0.0.1:7656\"\n";
+    let config = parse(&format!("{MINIMAL}{web}")).unwrap();
+    assert_eq!(config.web.listen, Some(([127, 0, 0, 1], Web::PORT).into()));
+    let [change] = &diff(&plain, &config)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("web.listen", Effect::Live));
+    let twin = format!("{MINIMAL}[metrics]\nlisten = \"127.0.0.1:7656\"\n{web}");
+    assert!(errors(&twin).contains("web.listen: metrics.listen has this address already"));
+    let open = format!("{MINIMAL}[web]\nlisten = \"0.0.0.0:7656\"\n");
+    assert!(errors(&open).contains("web.listen: on 0.0.0.0 the whole internet could read it"));
+    let portless = format!("{MINIMAL}[web]\nlisten = \"127.0.0.1\"\n");
+    assert!(errors(&portless).contains("did you mean 127.0.0.1:7656?"));
+}
+
+#[test]
 fn pages_are_for_this_host_and_the_mesh_alone() {
     let with = |value: &str| format!("{MINIMAL}[metrics]\nlisten = \"{value}\"\n");
     let plain = parse(MINIMAL).unwrap();
@@ -172,7 +189,7 @@ fn pages_are_for_this_host_and_the_mesh_alone() {
         ("[::]:9655", "on :: the whole internet could read it"),
         ("198.51.100.7:9655", "198.51.100.7 is neither of this host alone nor of the mesh"),
         ("10.78.0.1:9655", "10.78.0.1 is neither of this host alone nor of the mesh"),
-        ("127.0.0.1:0", "port 0 means any port, and a monitor must know it"),
+        ("127.0.0.1:0", "port 0 means any port, and its readers must know it"),
         ("127.0.0.1", "the port is missing; did you mean 127.0.0.1:9655?"),
         ("localhost:9655", "found \"localhost:9655\"; names are not looked up"),
     ] {
@@ -483,7 +500,8 @@ fn config() -> impl Strategy<Value = Config> {
     let peers = prop::collection::vec((prop::option::of(path()), prop::option::of(1u64..=3600), any::<bool>()), 0..4);
     let rest =
         ("[a-z][a-z0-9]{0,14}", 1280u16..=9000, 100u64..=60_000, 0usize..5, 8u8..=29, any::<[u8; 16]>(), any::<bool>());
-    let metrics = (prop::option::of(1u16..), prop::sample::select(&PerLink::ALL[..]));
+    let metrics =
+        (prop::option::of(1u16..=9_999), prop::sample::select(&PerLink::ALL[..]), prop::option::of(10_000u16..));
     let alerting = (prop::collection::vec(alert(), 0..4), prop::collection::vec(receiver(), 0..3));
     let history = (any::<bool>(), 16u64 << 10..4 << 30)
         .prop_map(|(enabled, kib)| HistorySettings { enabled, max_size: kib << 10 });
@@ -491,7 +509,8 @@ fn config() -> impl Strategy<Value = Config> {
     (addresses(1), addresses(16), addresses(8), files, peers, rest).prop_map(
         |(listen, endpoints, members, files, peers, rest)| {
             let minimal = parse(MINIMAL).expect("the minimal file is valid");
-            let ((name, mtu, millis, level, length, id, low), (port, per_link), (alerts, receivers), history) = rest;
+            let ((name, mtu, millis, level, length, id, low), (port, per_link, web_port), (alerts, receivers), history) =
+                rest;
             let receivers = numbered(receivers, |receiver: &mut Receiver, name| receiver.name = name);
             let mut alerts = numbered(alerts, |alert: &mut Alert, name| alert.name = name);
             // Rules tell only receivers that there are.
@@ -535,6 +554,7 @@ fn config() -> impl Strategy<Value = Config> {
                 metrics: Metrics { listen: port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))), per_link },
                 alerts,
                 receivers,
+                web: Web { listen: web_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))) },
                 log: Log { level: Level::ALL[level] },
             }
         },

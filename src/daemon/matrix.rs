@@ -326,7 +326,7 @@ fn state(state: CellState) -> Option<PeerState> {
         CellState::Down => Some(PeerState::Down),
         CellState::New => Some(PeerState::New),
         CellState::Expired => Some(PeerState::Expired),
-        CellState::Unknown => None,
+        CellState::Unknown => Some(PeerState::Unknown),
     }
 }
 

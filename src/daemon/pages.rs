@@ -9,7 +9,7 @@ use axum::Router;
 use tokio::task::AbortHandle;
 
 use super::backend::LocalBackend;
-use crate::api::{PageGuard, PageServer, metrics_pages};
+use crate::api::{PageGuard, PageServer, metrics_pages, web_pages};
 use crate::config::Config;
 use crate::identity::Certificate;
 
@@ -21,6 +21,8 @@ const BIND_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Page {
     /// What monitors read.
     Metrics,
+    /// What people look at.
+    Web,
 }
 
 /// The pages that are served.
@@ -42,19 +44,22 @@ impl Page {
     pub(super) const fn key(self) -> &'static str {
         match self {
             Page::Metrics => "metrics.listen",
+            Page::Web => "web.listen",
         }
     }
 
     fn router(self, backend: Arc<LocalBackend>) -> Router {
         match self {
             Page::Metrics => metrics_pages(backend),
+            Page::Web => web_pages(backend),
         }
     }
 }
 
 /// The pages that a configuration asks for.
 fn wanted(config: &Config) -> BTreeMap<Page, SocketAddr> {
-    [(Page::Metrics, config.metrics.listen)].into_iter().filter_map(|(page, address)| Some((page, address?))).collect()
+    let pages = [(Page::Metrics, config.metrics.listen), (Page::Web, config.web.listen)];
+    pages.into_iter().filter_map(|(page, address)| Some((page, address?))).collect()
 }
 
 /// Checks that pages on overlay addresses are on this node's own.
