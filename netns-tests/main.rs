@@ -19,6 +19,7 @@ mod revocation;
 mod scene;
 mod state;
 mod stranger;
+mod views;
 mod wireguard;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             stranger::CASES,
             dark::CASES,
             state::CASES,
+            views::CASES,
             wireguard::CASES,
             browser::CASES,
         ],

@@ -120,6 +120,10 @@ pub enum Command {
     History(HistoryArgs),
     /// Shows what happened.
     Events(EventsArgs),
+    /// Watches the links live, the worst first.
+    Top(TopArgs),
+    /// Tells what a link costs a page whose database queries go one after the other.
+    Dbcost(DbcostArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,
@@ -494,6 +498,52 @@ pub struct EventsArgs {
     /// Goes on with what happens from now on.
     #[arg(long, short)]
     pub follow: bool,
+}
+
+/// `meshctl top`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl top\n  meshctl top --sort loss\n\n\
+                        Keys: s state, r round trip, d change, l loss, j jitter; up and down, enter for one link, esc back, ? help,\n\
+                        q quits. Where there is no terminal: meshctl status --watch.")]
+pub struct TopArgs {
+    /// What the worst is at the start.
+    #[arg(long, value_name = "WHAT", default_value = "state")]
+    pub sort: Sort,
+}
+
+/// What orders links, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// State, and name.
+    #[default]
+    State,
+    /// Round trip.
+    Rtt,
+    /// How much longer the round trip is than usual.
+    Delta,
+    /// Loss.
+    Loss,
+    /// Jitter.
+    Jitter,
+}
+
+/// `meshctl dbcost`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshctl dbcost db1\n  meshctl dbcost db1 --queries 90        a page of many plugins\n  \
+                        meshctl dbcost db1 --query-time 2ms    with what a query takes in the database itself\n\n\
+                        Measures for about two seconds; the last week comes from the history. What is not known is said."
+)]
+pub struct DbcostArgs {
+    /// The node the database is on, by name, identifier or overlay address.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Queries of a page, one after the other.
+    #[arg(long, short, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub queries: u32,
+    /// What a query takes in the database itself.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    pub query_time: Duration,
 }
 
 /// `meshctl wireguard`.

@@ -7,6 +7,7 @@ mod authority;
 mod check;
 mod context;
 mod daemon;
+mod dbcost;
 mod events;
 mod exit;
 mod generate;
@@ -19,6 +20,7 @@ mod members;
 mod new_files;
 mod output;
 mod passphrase;
+mod past;
 mod ping;
 mod quantity;
 mod request;
@@ -27,6 +29,7 @@ mod sign;
 mod sparkline;
 mod status;
 mod table;
+mod top;
 mod underlay;
 mod when;
 mod wireguard;
@@ -76,6 +79,8 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Matrix(args) => matrix::run(context, args).await,
         Command::History(args) => history::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::Top(args) => top::run(context, args).await,
+        Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -132,6 +137,9 @@ mod tests {
             ("history nobody", Exit::NotFound),
             ("events db-par-17 --since 2026-11-20", Exit::Good),
             ("members", Exit::Good),
+            ("top", Exit::Usage),
+            ("dbcost db-par-17 --queries 90", Exit::Good),
+            ("dbcost nobody", Exit::NotFound),
             ("matrix", Exit::Good),
             ("matrix --by site --loss", Exit::Good),
             ("version", Exit::Good),

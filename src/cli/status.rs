@@ -9,6 +9,7 @@ use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{HEADING, STRONG, WORRYING, paint, style_of_gravity, style_of_state, style_of_wireguard};
+use super::past::{self, Past};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{
@@ -17,6 +18,8 @@ use crate::api::{
 };
 use crate::config::nearest;
 use crate::telemetry::LossEstimate;
+use crate::wire::overlay;
+use crate::wire::probe::PROBE_LEN;
 
 /// How often `--watch` asks and draws.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,8 +29,15 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     if args.watch {
         return watch(context, args).await;
     }
-    let status = context.client()?.status().await?;
+    let client = context.client()?;
+    let status = client.status().await?;
     show(context, args, &status)?;
+    if let (false, Some(name)) = (context.output.json, &args.node)
+        && let Ok(peer) = find(&status, name)
+    {
+        let past = Past::load(&client, &peer.name, status.now).await;
+        context.output.data(&past::render(&past, context.output.width()))?;
+    }
     if args.check && !is_good(&status, args.node.as_deref()) {
         // What is wrong stands on the screen.
         return Err(Failure::new(Exit::Failed, ""));
@@ -124,6 +134,7 @@ pub fn render(status: &Status, width: usize) -> String {
         node.interface,
         render_counts(&status.counts),
     );
+    out.push_str(&render_watching(status));
     if node.certificate.warning.is_some() && !status.problems.iter().any(|p| p.kind.starts_with("certificate")) {
         let left = node.certificate.expires_in_seconds;
         let text = if left == 0 { "has ended".to_owned() } else { format!("ends in {}", quantity::age(left)) };
@@ -143,7 +154,25 @@ pub fn render(status: &Status, width: usize) -> String {
     out
 }
 
-fn render_counts(counts: &Counts) -> String {
+/// Bytes of a probe or its answer on an IPv4 underlay: the inner packet, WireGuard's header and tag, UDP and IP.
+const PROBE_BYTES: usize = (overlay::HEADER_LEN + PROBE_LEN).next_multiple_of(16) + 32 + 28;
+
+/// What it costs to watch the links, and how well this node can; nothing where there are none.
+fn render_watching(status: &Status) -> String {
+    let paces = status.peers.iter().filter(|peer| peer.link.is_some()).filter_map(|peer| peer.probe_interval_seconds);
+    let a_second: f64 = paces.filter(|pace| *pace > 0.0).map(|pace| 1.0 / pace).sum();
+    if a_second == 0.0 {
+        return String::new();
+    }
+    let kbits = a_second * PROBE_BYTES as f64 * 8.0 / 1e3;
+    let observer = match status.node.observer_health {
+        0 => "observer well".to_owned(),
+        health => paint(WORRYING, &format!("observer unwell ({health} of 7): what is not heard may be its own fault")),
+    };
+    format!("probes {a_second:.1}/s, {kbits:.1} kbit/s each way  {observer}\n")
+}
+
+pub(super) fn render_counts(counts: &Counts) -> String {
     let total = quantity::count(counts.peers.into(), "peer");
     let states = [
         (counts.down, PeerState::Down),
@@ -195,7 +224,7 @@ fn render_problems(status: &Status, peer: Option<&str>, width: usize) -> String 
 }
 
 /// Columns that a narrow terminal does without, the first to go first; `meshctl status NODE` has them all.
-const EXPENDABLE: &[&str] = &["SENT", "RECEIVED", "JITTER", "SESSION", "ENDPOINT", "LOSS", "p99", "PATH"];
+const EXPENDABLE: &[&str] = &["SENT", "RECEIVED", "JITTER", "SESSION", "ENDPOINT", "LOSS", "VS 7d", "p99", "PATH"];
 
 fn render_peers(status: &Status, width: usize) -> String {
     let mut table = Table::new(&[
@@ -206,6 +235,7 @@ fn render_peers(status: &Status, width: usize) -> String {
         ("ENDPOINT", Align::Left),
         ("RTT p50", Align::Right),
         ("p99", Align::Right),
+        ("VS 7d", Align::Right),
         ("JITTER", Align::Right),
         ("LOST 5m", Align::Right),
         ("LOSS", Align::Right),
@@ -227,6 +257,7 @@ fn render_peers(status: &Status, width: usize) -> String {
             peer.path.as_ref().map_or("-".to_owned(), |path| path.endpoint.to_string()).into(),
             link(|link| link.rtt_p50_seconds).into(),
             link(|link| link.rtt_p99_seconds).into(),
+            change_cell(peer),
             link(|link| link.jitter_seconds).into(),
             Cell::styled(render_lost(peer.loss.as_ref()), style_of_loss(peer.loss.as_ref())),
             Cell::styled(render_loss(peer.loss.as_ref()).unwrap_or("-".to_owned()), style_of_loss(peer.loss.as_ref())),
@@ -248,10 +279,15 @@ fn render_peers(status: &Status, width: usize) -> String {
             nothing(),
             nothing(),
             nothing(),
+            nothing(),
             peer.session_age_seconds.map_or("-".to_owned(), quantity::age).into(),
             quantity::bytes(peer.rx_bytes).into(),
             quantity::bytes(peer.tx_bytes).into(),
         ]);
+    }
+    if status.peers.iter().all(|peer| change(peer).is_none()) {
+        // It says nothing before a baseline is learned.
+        table = table.without("VS 7d");
     }
     table.fitted(width, EXPENDABLE).render(HEADING)
 }
@@ -295,7 +331,7 @@ fn render_wireguard(status: &Status, peer: &WireguardStatus, width: usize) -> St
     out
 }
 
-fn render_path(path: &PathStatus) -> String {
+pub(super) fn render_path(path: &PathStatus) -> String {
     match (path.kind, &path.via) {
         (PathKind::Direct, _) => "direct".to_owned(),
         (PathKind::Tcp, _) => "tcp".to_owned(),
@@ -305,7 +341,7 @@ fn render_path(path: &PathStatus) -> String {
 }
 
 /// The probes that were lost and all whose fate is known: `3/300`.
-fn render_lost(loss: Option<&LossRatio>) -> String {
+pub(super) fn render_lost(loss: Option<&LossRatio>) -> String {
     loss.map_or("-".to_owned(), |loss| format!("{}/{}", loss.lost, loss.sent))
 }
 
@@ -317,6 +353,27 @@ const WIDEST_LOSS: f64 = 0.1;
 pub(super) fn render_loss(loss: Option<&LossRatio>) -> Option<String> {
     let estimate = loss.and_then(|loss| LossEstimate::new(loss.lost, loss.sent))?;
     (estimate.high - estimate.low <= WIDEST_LOSS).then(|| estimate.to_string())
+}
+
+/// By how much the median round trip differs from that of the last week; `None` where one of them is not known.
+pub(super) fn change(peer: &PeerStatus) -> Option<f64> {
+    let link = peer.link.as_ref()?;
+    link.rtt_baseline_seconds.map(|usual| link.rtt_p50_seconds - usual)
+}
+
+fn change_cell(peer: &PeerStatus) -> Cell {
+    let usual = peer.link.as_ref().and_then(|link| link.rtt_baseline_seconds).unwrap_or(0.0);
+    match change(peer) {
+        Some(change) if change.abs() > (usual * 0.05).max(0.000_5) => Cell::styled(render_change(change), WORRYING),
+        Some(change) => render_change(change).into(),
+        None => "-".into(),
+    }
+}
+
+/// A change of a round trip, as in `+2.31 ms`.
+pub(super) fn render_change(seconds: f64) -> String {
+    let sign = if seconds < 0.0 { '-' } else { '+' };
+    format!("{sign}{}", quantity::seconds(seconds.abs()))
 }
 
 /// Loss is coloured only once it is certain to be more than one in a thousand.
@@ -447,6 +504,7 @@ mod tests {
     fn a_healthy_mesh() {
         insta::assert_snapshot!(plain(&render(&healthy_status(), usize::MAX)), @r#"
             web1  meshd up 91d04h  mesh example  10.77.0.1 on mesh0  3 peers: 3 up
+            probes 3.0/s, 4.5 kbit/s each way  observer well
 
             PEER       STATE     FOR  PATH    ENDPOINT            RTT p50       p99  JITTER  LOST 5m   LOSS  SESSION  RECEIVED      SENT
             db-par-17  up     91d00h  direct  198.51.100.2:7655  10.28 ms  11.02 ms   94 us    0/300  <1.3%    1m37s  1.15 GiB  96.5 KiB
@@ -459,6 +517,7 @@ mod tests {
     fn a_mesh_with_trouble() {
         insta::assert_snapshot!(plain(&render(&troubled_status(), usize::MAX)), @r#"
             web1  meshd up 91d04h  mesh example  10.77.0.1 on mesh0  7 peers: 1 down, 1 expired, 1 suspect, 1 new, 3 up
+            probes 4.0/s, 6.0 kbit/s each way  observer well
 
             critical  db-par-22 does not answer (4m00s): look at the host, and whether UDP 7655 reaches it
             warning   this node's certificate ends in 5 days: run `meshctl renew`

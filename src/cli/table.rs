@@ -59,10 +59,17 @@ impl Table {
             if self.width() <= room {
                 break;
             }
-            if let Some(at) = self.columns.iter().position(|(column, _)| column == name) {
-                self.columns.remove(at);
-                self.rows.iter_mut().filter(|row| at < row.len()).for_each(|row| drop(row.remove(at)));
-            }
+            self = self.without(name);
+        }
+        self
+    }
+
+    /// Leaves one column out.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        if let Some(at) = self.columns.iter().position(|(column, _)| column == name) {
+            self.columns.remove(at);
+            self.rows.iter_mut().filter(|row| at < row.len()).for_each(|row| drop(row.remove(at)));
         }
         self
     }

@@ -65,6 +65,7 @@ pub enum UnderlayLine {
 }
 
 /// What is to be asked.
+#[derive(Clone, Copy, Debug)]
 pub struct Echoes {
     /// The host.
     pub endpoint: IpAddr,
@@ -118,6 +119,13 @@ impl Echoes {
 }
 
 impl Answers {
+    /// Returns the median round trip in seconds; `None` without an answer.
+    pub fn median(&self) -> Option<f64> {
+        let mut rtts = self.rtts.clone();
+        rtts.sort_unstable();
+        rtts.get(rtts.len() / 2).map(Duration::as_secs_f64)
+    }
+
     /// Sums up, beside the tunnel's own round trips.
     pub fn summary(&self, endpoint: IpAddr, tunnel: &[f64]) -> UnderlayLine {
         let mut jitter = Jitter::default();
