@@ -32,6 +32,11 @@ pub enum Reason {
 const LOSS: f64 = 0.01;
 /// Loss of messages above which a link is degraded.
 const DATA_LOSS: f64 = 0.001;
+/// Losses that are no accident: one or two packets are lost while a session starts or a host is busy, and of few packets they
+/// look like a share that is certain.
+const FEWEST_LOST: u64 = 3;
+/// Messages that a judgement of their loss needs: of fewer than the bound's denominator nothing is certain.
+const FEWEST_MESSAGES: u64 = 1_000;
 /// Loss on one way that counts, where the other has none.
 const ONE_WAY_LOSS: f64 = 0.001;
 /// Delay of a host, at the 99th percentile, above which its links are degraded: more than a busy scheduler makes.
@@ -48,7 +53,9 @@ impl Reason {
     /// Returns what is wrong with a link now. `baseline` is the median round trip of the last week, where it is known.
     pub fn find(summary: &LinkSummary, baseline: Option<Duration>) -> Vec<Reason> {
         let mut found = Vec::new();
-        let above = |loss: Option<LossEstimate>, bound: f64| loss.is_some_and(|loss| loss.low > bound);
+        let above = |loss: Option<LossEstimate>, bound: f64| {
+            loss.is_some_and(|loss| loss.low > bound && loss.lost >= FEWEST_LOST)
+        };
         if above(summary.loss, LOSS) {
             found.push(Reason::Loss);
         }
@@ -62,7 +69,7 @@ impl Reason {
             }
         }
         for (direction, loss) in [Direction::Forward, Direction::Reverse].into_iter().zip(summary.data_loss) {
-            if above(loss, DATA_LOSS) {
+            if above(loss, DATA_LOSS) && loss.is_some_and(|loss| loss.sent >= FEWEST_MESSAGES) {
                 found.push(Reason::DataLoss(direction));
             }
         }
@@ -209,6 +216,9 @@ mod tests {
         assert_eq!(found(&both), []);
         let data = LinkSummary { data_loss: [loss(2, 100_000), loss(150, 100_000)], ..summary() };
         assert_eq!(found(&data), [Reason::DataLoss(Direction::Reverse)]);
+        let start = LinkSummary { data_loss: [loss(2, 40), loss(6, 400)], ..summary() };
+        assert_eq!(found(&start), [], "a session that starts");
+        assert_eq!(found(&LinkSummary { loss: loss(2, 10), ..summary() }), [], "two probes");
         let delay = Some(DelaySummary { p50: Duration::from_micros(40), p99: Duration::from_millis(6) });
         assert_eq!(found(&LinkSummary { peer_delay: delay, ..summary() }), [Reason::PeerHost]);
         let ms = Duration::from_millis;
