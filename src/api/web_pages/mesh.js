@@ -90,7 +90,7 @@ export class MeshView {
     sayWords(words);
     const ill = this.table.illNodes();
     this.problems(status.problems, ill);
-    const worst = this.table.worst(WORST, new Set(ill.map(({ node }) => node)));
+    const worst = this.table.worst(WORST, ill);
     fill($("worst").tBodies[0], worst.map((link) => this.worstRow(link)));
     $("worst").hidden = worst.length === 0;
     $("no-worst").hidden = worst.length > 0;

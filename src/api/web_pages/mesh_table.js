@@ -7,7 +7,7 @@ const DISAGREE = 0.2;
 /** States that are no trouble. */
 const SOUND = new Set(["none", "up", "new"]);
 /** With fewer links than this, most of them is no majority. */
-const FEW = 3;
+const FEW = 5;
 /** A change below this many seconds, or this share, is noise: the daemon's own rule for a step. */
 const STEP_SECONDS = 0.0005;
 const STEP_SHARE = 0.05;
@@ -163,15 +163,20 @@ export class MeshTable {
     return ill.sort((one, other) => other.state - one.state || other.links - one.links);
   }
 
-  /** Returns the worst links, each once, by the worse word of its two ends; those of `without` are left out. */
-  worst(limit, without = new Set()) {
+  /**
+   * Returns the worst links, each once, by the worse word of its two ends. Those of nodes that are `ill` are left out, but
+   * for the ones in a graver state than their node's line tells.
+   */
+  worst(limit, ill = []) {
+    const told = new Map(ill.map(({ node, state }) => [node, state]));
     const found = [];
     this.pairs((a, b) => {
-      if (without.has(a) || without.has(b)) return;
+      const state = Math.max(this.told(a, b)?.state ?? 0, this.told(b, a)?.state ?? 0);
+      if (state <= Math.max(told.get(a) ?? -1, told.get(b) ?? -1)) return;
       const ends = [[a, b], [b, a]].map(([from, to]) => ({ from, to, told: this.told(from, to) }));
-      const told = ends.filter((end) => end.told).map((end) => ({ ...end, badness: badness(end.told) }));
-      if (told.length === 0) return;
-      const worse = told.reduce((one, other) => (other.badness > one.badness ? other : one));
+      const known = ends.filter((end) => end.told).map((end) => ({ ...end, badness: badness(end.told) }));
+      if (known.length === 0) return;
+      const worse = known.reduce((one, other) => (other.badness > one.badness ? other : one));
       if (worse.badness > 0) found.push({ ...worse, disagree: this.disagree(a, b) });
     });
     return found.sort((one, other) => other.badness - one.badness).slice(0, limit);
