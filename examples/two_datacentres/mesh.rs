@@ -174,7 +174,9 @@ impl<'a> Mesh<'a> {
     pub fn wait_until_all_are_up(&self) -> Result<Duration> {
         let began = Instant::now();
         let all_up = |status: &Status| {
-            let up = status.peers.iter().filter(|peer| peer.state == PeerState::Up && peer.link.is_some());
+            // A peer whose daemon was killed a moment ago answers, and is degraded by the probes it missed.
+            let answers = |state| matches!(state, PeerState::Up | PeerState::Degraded);
+            let up = status.peers.iter().filter(|peer| answers(peer.state) && peer.link.is_some());
             up.count() == self.servers.len() - 1
         };
         for server in &self.servers {
