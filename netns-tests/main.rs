@@ -15,6 +15,7 @@ mod monitors;
 mod networks;
 mod outages;
 mod page_fixture;
+mod paths;
 mod revocation;
 mod scene;
 mod state;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
             meshes::CASES,
             links::CASES,
             outages::CASES,
+            paths::CASES,
             admission::CASES,
             revocation::CASES,
             stranger::CASES,

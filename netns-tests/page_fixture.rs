@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
-    Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer, PathKind, PeerState,
-    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread,
-    Status, Timestamp, Version, web_pages,
+    Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer, PathKind, PathList,
+    PeerState, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair,
+    Spread, Status, Timestamp, Version, web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -357,6 +357,10 @@ impl Backend for Sheet {
     }
 
     async fn members(&self) -> Answer<Members> {
+        not_asked()
+    }
+
+    async fn paths(&self) -> Answer<PathList> {
         not_asked()
     }
 

@@ -108,6 +108,10 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn paths(&self) -> Answer<PathList> {
+        refuse()
+    }
+
     async fn site_matrix(&self) -> Answer<SiteMatrix> {
         refuse()
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meshd::control::membership::{MAX_MEMBERS, MAX_REVOCATIONS};
 use meshd::control::output::Output;
+use meshd::control::path::Path;
 use meshd::control::snapshot::Snapshot;
 use meshd::control::{Arrival, BootstrapPeer, Engine, OwnNode, SessionEvent, Settings};
 use meshd::identity::*;
@@ -81,6 +82,7 @@ fn start(snapshot: Option<Snapshot>, now: Instant, wall: UnixTime) -> Engine {
     let settings = Settings {
         probe_interval: Duration::from_secs(1),
         endpoints: vec![source(1)],
+        addresses: vec![source(1).ip(), source(9).ip()],
         bootstrap: vec![BootstrapPeer { key: keys(5).public().wireguard, endpoint: source(5) }],
     };
     Engine::new(own, settings, snapshot, [7; 32], now, wall)
@@ -98,12 +100,12 @@ impl Run {
             let taken = self.engine.accept_certificate(certificate(number).bytes(), self.now, self.wall);
             taken.expect("a valid certificate");
         }
-        self.engine.handle_session(node(2), SessionEvent::Established { endpoint: source(2) }, self.now);
+        self.engine.handle_session(node(2), SessionEvent::Established { path: Path::to(source(2)) }, self.now);
         self.settle();
     }
 
     fn message(&mut self, from: u8, payload: &[u8]) {
-        let arrival = Arrival::at(node(from), self.now);
+        let arrival = Arrival::at(node(from), Path::to(source(from)), self.now);
         let _ = self.engine.handle_message(arrival, payload, self.now, self.wall);
     }
 
@@ -155,11 +157,11 @@ impl Run {
                 self.engine.handle_timeout(self.now, self.wall);
             }
             10 => {
-                let (peer, endpoint) = (node(first % 5), source(first));
-                let event = if first & 0x80 == 0 { SessionEvent::Established { endpoint } } else { SessionEvent::Lost };
+                let (peer, path) = (node(first % 5), Path::to(source(first)));
+                let event = if first & 0x80 == 0 { SessionEvent::Established { path } } else { SessionEvent::Lost };
                 self.engine.handle_session(peer, event, self.now);
             }
-            11 => self.engine.handle_roam(node(first % 5), source(first), self.now),
+            11 => self.engine.handle_roam(node(first % 5), Path::to(source(first)), self.now),
             _ => match first % 4 {
                 0 => self.engine.handle_wanted(node(first % 5), self.now),
                 1 => self.engine.handle_heard(node(first % 5), self.now),

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
-    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine,
-    PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
+    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -26,6 +26,8 @@ pub trait Backend: Send + Sync + 'static {
     fn matrix(&self) -> impl Future<Output = Answer<Matrix>> + Send;
     /// The links between sites.
     fn site_matrix(&self) -> impl Future<Output = Answer<SiteMatrix>> + Send;
+    /// The ways to each peer.
+    fn paths(&self) -> impl Future<Output = Answer<PathList>> + Send;
     /// Whether the daemon does its work.
     fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
     /// What the daemon is.

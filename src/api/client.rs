@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
-    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PingLine,
-    PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
+    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
+    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -90,6 +90,11 @@ impl Client {
     /// The members the node knows.
     pub async fn members(&self) -> Result<Members, ClientError> {
         self.get("/v1/members").await
+    }
+
+    /// The ways to each peer.
+    pub async fn paths(&self) -> Result<PathList, ClientError> {
+        self.get("/v1/paths").await
     }
 
     /// Every link of the mesh.

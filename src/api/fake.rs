@@ -236,6 +236,34 @@ pub(crate) fn ping_lines() -> Vec<PingLine> {
     ]
 }
 
+/// A peer with three paths, one of them dead, and one that nothing is known of.
+pub(crate) fn paths() -> PathList {
+    let path = |last: u8, local: Option<u8>, in_use: bool, rtt: Option<f64>| PathState {
+        endpoint: ([198, 51, 100, last], 7655).into(),
+        local: local.map(|local| [203, 0, 113, local].into()),
+        in_use,
+        rtt_seconds: rtt,
+        answered: if rtt.is_some() { 20 } else { 0 },
+        looks: 20,
+        heard_seconds: rtt.map(|_| 12.3),
+        cost_seconds: rtt,
+    };
+    let peer = |name: &str, chosen, paths| PeerPaths {
+        name: name.into(),
+        node_id: "00112233445566778899aabbccddeeff".into(),
+        chosen,
+        since: chosen.map(|_| time(NOW - 3_700)),
+        paths,
+    };
+    let of_db1 = vec![
+        path(2, Some(5), true, Some(0.010_31)),
+        path(3, Some(5), false, Some(0.024_9)),
+        path(2, Some(6), false, None),
+    ];
+    let peers = vec![peer("db1", Some(PathReason::Silence), of_db1), peer("web9", None, Vec::new())];
+    PathList { schema: SCHEMA, now: time(NOW), peers }
+}
+
 /// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
 pub(crate) fn matrix() -> Matrix {
     let nodes = [("db1", Some("par")), ("web1", Some("gra")), ("web2", Some("gra")), ("old1", None)];
@@ -463,6 +491,10 @@ impl Backend for Fake {
 
     async fn site_matrix(&self) -> Answer<SiteMatrix> {
         Ok(site_matrix())
+    }
+
+    async fn paths(&self) -> Answer<PathList> {
+        Ok(paths())
     }
 
     async fn health(&self) -> Answer<Health> {

@@ -11,6 +11,7 @@
 //! | `GET /v1/members` | [`Members`] | readers |
 //! | `GET /v1/matrix` | [`Matrix`] | readers |
 //! | `GET /v1/matrix/sites` | [`SiteMatrix`] | readers |
+//! | `GET /v1/paths` | [`PathList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `GET /v1/history` | [`HistoryRequest`] → [`History`] | readers |
@@ -41,6 +42,7 @@ pub mod matrix;
 pub mod membership;
 mod metrics_pages;
 pub mod page_server;
+pub mod paths;
 pub mod ping;
 mod router;
 pub mod server;
@@ -62,6 +64,7 @@ pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, Si
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;
 pub use page_server::{PageGuard, PageServer};
+pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};
 pub use server::{BindError, Server};
 pub use status::{

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 
+use super::paths::PathsArgs;
 use super::when::{Step, When};
 use crate::config::{DEFAULT_PATH, duration};
 use crate::identity::{NodeName, Tag};
@@ -124,6 +125,8 @@ pub enum Command {
     Top(TopArgs),
     /// Tells what a link costs a page whose database queries go one after the other.
     Dbcost(DbcostArgs),
+    /// Shows every path to a node, what is known of it, and why the one in use was chosen.
+    Paths(PathsArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,

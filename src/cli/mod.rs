@@ -21,6 +21,7 @@ mod new_files;
 mod output;
 mod passphrase;
 mod past;
+mod paths;
 mod ping;
 mod quantity;
 mod request;
@@ -81,6 +82,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Events(args) => events::run(context, args).await,
         Command::Top(args) => top::run(context, args).await,
         Command::Dbcost(args) => dbcost::run(context, args).await,
+        Command::Paths(args) => paths::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -141,6 +143,9 @@ mod tests {
             ("dbcost db-par-17 --queries 90", Exit::Good),
             ("dbcost nobody", Exit::NotFound),
             ("matrix", Exit::Good),
+            ("paths", Exit::Good),
+            ("paths db1", Exit::Good),
+            ("paths nobody", Exit::NotFound),
             ("matrix --by site --loss", Exit::Good),
             ("version", Exit::Good),
             ("wireguard phone", Exit::Good),

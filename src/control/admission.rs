@@ -433,6 +433,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::path::Path;
     use crate::control::{Arrival, BootstrapPeer, OwnNode, SessionEvent, Settings};
     use crate::identity::testing::{NOW, admission, authority, keys};
 
@@ -456,6 +457,7 @@ mod tests {
         let settings = Settings {
             probe_interval: Duration::from_secs(1),
             endpoints: vec![address(number)],
+            addresses: vec![address(number).ip()],
             bootstrap: bootstrap.into_iter().map(named).collect(),
         };
         Engine::new(own, settings, None, [number; 32], Instant::ZERO, NOW)
@@ -469,7 +471,7 @@ mod tests {
                 let (from, to) = if number == 1 { (&mut *one, &mut *two) } else { (&mut *two, &mut *one) };
                 let endpoint = address(number);
                 quiet += 1;
-                let arrival = Arrival::at(from.node(), now);
+                let arrival = Arrival::at(from.node(), Path::to(endpoint), now);
                 while let Some(output) = from.poll_output() {
                     let taken = match output {
                         Output::Datagram { bytes, .. } => to.handle_datagram(endpoint, &bytes, now, wall),
@@ -488,8 +490,8 @@ mod tests {
         two.handle_timeout(now, NOW);
         talk(one, two, now, NOW);
         let nodes = (one.node(), two.node());
-        one.handle_session(nodes.1, SessionEvent::Established { endpoint: address(2) }, now);
-        two.handle_session(nodes.0, SessionEvent::Established { endpoint: address(1) }, now);
+        one.handle_session(nodes.1, SessionEvent::Established { path: Path::to(address(2)) }, now);
+        two.handle_session(nodes.0, SessionEvent::Established { path: Path::to(address(1)) }, now);
         talk(one, two, now, NOW);
     }
 

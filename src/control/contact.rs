@@ -18,6 +18,8 @@ pub struct Attempt {
     pub endpoint: SocketAddr,
     /// Whether to introduce ourselves before the handshake.
     pub introduce: bool,
+    /// How often each endpoint was tried before.
+    pub round: usize,
 }
 
 /// One peer's reachability, as far as sessions go.
@@ -83,6 +85,11 @@ impl Contact {
         self.observed = Some(endpoint);
     }
 
+    /// The endpoints that the peer announces, and those that our configuration names.
+    pub fn told(&self) -> (&[SocketAddr], &[SocketAddr]) {
+        (&self.announced, &self.configured)
+    }
+
     /// Whether any endpoint is known.
     pub fn is_reachable(&self) -> bool {
         self.current.is_some() || self.observed.is_some() || !self.announced.is_empty() || !self.configured.is_empty()
@@ -95,7 +102,7 @@ impl Contact {
 
     /// The first endpoint to try.
     pub fn first_candidate(&self) -> Option<SocketAddr> {
-        self.candidate(0)
+        self.candidates().first().copied()
     }
 
     /// Whether a session stands.
@@ -157,7 +164,9 @@ impl Contact {
         if self.next.is_none_or(|next| now < next) {
             return None;
         }
-        let endpoint = self.candidate(self.attempts as usize)?;
+        let candidates = self.candidates();
+        let endpoint = *candidates.get(self.attempts as usize % candidates.len().max(1))?;
+        let round = self.attempts as usize / candidates.len();
         let introduce = !self.met || self.attempts > 0;
         let recent = now.saturating_since(self.last_evidence) < Self::RECENT;
         let cap = if recent { Self::RECENT_CAP } else { Self::CAP };
@@ -166,18 +175,18 @@ impl Contact {
         let pause = base.mul_f64(0.5 + 0.5 * f64::from(rng.next_u32()) / f64::from(u32::MAX));
         self.attempts = self.attempts.saturating_add(1);
         self.next = Some(now + pause);
-        Some(Attempt { endpoint, introduce })
+        Some(Attempt { endpoint, introduce, round })
     }
 
     /// The endpoints in the order of trust, each once: where it worked, what the peer says, where it was seen.
-    fn candidate(&self, attempt: usize) -> Option<SocketAddr> {
+    fn candidates(&self) -> Vec<SocketAddr> {
         let mut candidates: Vec<SocketAddr> = Vec::with_capacity(self.announced.len() + self.configured.len() + 2);
         for endpoint in self.current.iter().chain(&self.announced).chain(&self.configured).chain(&self.observed) {
             if !candidates.contains(endpoint) {
                 candidates.push(*endpoint);
             }
         }
-        if candidates.is_empty() { None } else { Some(candidates[attempt % candidates.len()]) }
+        candidates
     }
 }
 

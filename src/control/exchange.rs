@@ -293,6 +293,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::path::Path;
     use crate::control::{OwnNode, SessionEvent, Settings};
     use crate::identity::testing::{NOW, admission, authority, certificate, keys};
     use crate::identity::{Admission, InviteBook, Term};
@@ -309,7 +310,12 @@ mod tests {
             authority: None,
             invites: InviteBook::default(),
         };
-        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints: vec![], bootstrap: vec![] };
+        let settings = Settings {
+            probe_interval: Duration::from_secs(1),
+            endpoints: vec![],
+            addresses: vec![],
+            bootstrap: vec![],
+        };
         let now = Instant::ZERO;
         let mut engine = Engine::new(own, settings, None, [9; 32], now, NOW);
         for number in 2..60 {
@@ -318,11 +324,11 @@ mod tests {
             engine.accept_certificate(signed.bytes(), now, NOW).unwrap();
         }
         let peer = NodeId::from_bytes([2; 16]);
-        let endpoint = ([192, 0, 2, 2], 7655).into();
-        engine.handle_session(peer, SessionEvent::Established { endpoint }, now);
+        let path = Path::to(([192, 0, 2, 2], 7655).into());
+        engine.handle_session(peer, SessionEvent::Established { path }, now);
         while engine.poll_output().is_some() {}
         let digest = ControlMessage::Digest(Digest { buckets: vec![7; BUCKETS], revocations: 7 }).encode();
-        let arrival = Arrival::at(peer, now);
+        let arrival = Arrival::at(peer, path, now);
         let answered = |engine: &mut Engine, at| {
             let taken = engine.handle_message(arrival, &digest, at, NOW);
             let sent: usize = std::iter::from_fn(|| engine.poll_output())

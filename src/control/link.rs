@@ -9,6 +9,7 @@ use super::contact::Contact;
 use super::gossip::{GATHER, Object};
 use super::measurement::Measurement;
 use super::output::{Departure, Event, Output, PeerChange, Persist};
+use super::path::{self, Path, Paths};
 use super::probe::{LinkState, Pace, Prober, jittered};
 use super::timer::TimerName;
 use super::{Arrival, Engine};
@@ -22,10 +23,6 @@ use crate::wire::{DropReason, introduction};
 const MAX_PINGS: usize = 256;
 /// How long a ping may be answered.
 const PING_LIFE: Duration = Duration::from_secs(10);
-/// Shortest time between two challenges to one peer, so that copied packets cannot make us spray.
-const CHALLENGE_PAUSE: Duration = Duration::from_millis(200);
-/// How long a challenge may be answered.
-const CHALLENGE_LIFE: Duration = Duration::from_secs(5);
 /// How long the node with the higher key leaves the first move to the other: it hears of us from the same rumours.
 pub(super) const SECOND_MOVE: Duration = Duration::from_millis(300);
 /// Nodes that learn of each other together spread their first handshakes over this time per known peer: a handshake costs
@@ -62,15 +59,12 @@ pub(super) struct Peer {
     pub(super) learned: Instant,
     /// When the link last carried data, as far as the driver has told.
     pub(super) last_data: Option<Instant>,
-    challenge: Option<Challenge>,
+    pub(super) paths: Paths,
+    /// Since when the probes are not answered, where they were before.
+    pub(super) silent_since: Option<Instant>,
+    /// The share of the newest probes that were lost, smoothed.
+    pub(super) loss: f64,
     introduced: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Challenge {
-    endpoint: SocketAddr,
-    sequence: u32,
-    sent: Instant,
 }
 
 impl Peer {
@@ -90,10 +84,10 @@ pub(super) struct Bootstrap {
 /// What a tunnel tells the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEvent {
-    /// A session stands and was confirmed, with the peer at this endpoint.
+    /// A session stands and was confirmed.
     Established {
-        /// Where the peer's authentic packets come from.
-        endpoint: SocketAddr,
+        /// How the peer's authentic packets come.
+        path: Path,
     },
     /// The last session ended without a successor.
     Lost,
@@ -104,12 +98,12 @@ impl Engine {
     pub fn handle_session(&mut self, node: NodeId, event: SessionEvent, now: Instant) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match event {
-            SessionEvent::Established { endpoint } => {
+            SessionEvent::Established { path } => {
                 let first = !peer.contact.has_session();
                 let newly_met = !peer.contact.met();
-                peer.contact.on_session(endpoint, now);
+                peer.contact.on_session(path.remote, now);
                 self.timers.cancel(TimerName::Contact(node));
-                self.output(Output::Peer(PeerChange::Endpoint { node, endpoint }));
+                self.settle(node, path, first, now);
                 if first {
                     self.gossip.add(node, now);
                     if let Some(peer) = self.peers.get_mut(&node) {
@@ -138,22 +132,6 @@ impl Engine {
             peer.contact.start(now);
             self.arm_contact(node);
         }
-    }
-
-    /// An authentic data packet of a peer came from an endpoint other than its current one: challenge it there.
-    pub fn handle_roam(&mut self, node: NodeId, endpoint: SocketAddr, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.contact.set_observed(endpoint);
-        if peer.contact.current() == Some(endpoint)
-            || peer.challenge.is_some_and(|last| now.saturating_since(last.sent) < CHALLENGE_PAUSE)
-        {
-            return;
-        }
-        let sequence = self.rng.next_u32() | CHALLENGE;
-        peer.challenge = Some(Challenge { endpoint, sequence, sent: now });
-        let request = ProbeRequest { sequence, sent_nanos: now.as_nanos(), ..ProbeRequest::default() };
-        let bytes = Probe::Request(request).encode().to_vec();
-        self.output(Output::Message { to: node, via: Some(endpoint), bytes });
     }
 
     /// Our handshakes carry marks below one the peer has seen (our clock was set back), so it refuses them: ask it to start.
@@ -214,8 +192,10 @@ impl Engine {
                 self.timers.cancel(TimerName::Bootstrap(key));
             }
             let prober = Prober::new(self.node < node, self.pace_of(node, now), now);
+            let (paths, silent_since, last_data, loss) = (Paths::new(node < self.node), None, None, 0.0);
+            let learned = now;
             let peer =
-                Peer { key, address, contact, prober, learned: now, last_data: None, challenge: None, introduced };
+                Peer { key, address, contact, prober, learned, last_data, paths, silent_since, loss, introduced };
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
             self.output(Output::Peer(PeerChange::Add { node, key, address, endpoint: endpoints.first().copied() }));
@@ -228,10 +208,13 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&node) {
             let was_reachable = peer.contact.is_reachable();
             peer.contact.set_announced(&endpoints);
+            let (announced, configured) = peer.contact.told();
+            peer.paths.set(announced, configured, &self.settings.addresses, now);
             if !peer.contact.has_session() && (!was_reachable || peer.contact.poll_timeout().is_none()) {
                 peer.contact.start(now + delay);
             }
             self.arm_contact(node);
+            self.arm_paths(node);
         }
     }
 
@@ -242,6 +225,7 @@ impl Engine {
             self.rows.forget(node);
             self.timers.cancel(TimerName::Contact(node));
             self.timers.cancel(TimerName::Probe(node));
+            self.timers.cancel(TimerName::Paths(node));
             self.output(Output::Peer(PeerChange::Remove { node }));
             self.output(Output::Routing);
             self.event(Event::PeerGone { node, departure });
@@ -269,12 +253,17 @@ impl Engine {
         let Some(attempt) = peer.contact.handle_timeout(now, &mut self.rng) else {
             return self.arm_contact(node);
         };
-        let key = peer.key;
+        let (key, has_path) = (peer.key, peer.contact.has_session() && peer.paths.current().is_some());
         if attempt.introduce {
             self.introduce(key, attempt.endpoint, false, now, wall);
         }
-        self.output(Output::Peer(PeerChange::Endpoint { node, endpoint: attempt.endpoint }));
-        self.output(Output::Initiate(node));
+        // From each of our addresses in turn: the kernel's choice may be the one that leads nowhere.
+        let locals = path::sources(attempt.endpoint, &self.settings.addresses);
+        let path = Path { remote: attempt.endpoint, local: locals[attempt.round % locals.len()] };
+        if !has_path {
+            self.output(Output::Peer(PeerChange::Path { node, path }));
+        }
+        self.output(Output::Initiate { node, path });
         self.arm_contact(node);
     }
 
@@ -288,7 +277,10 @@ impl Engine {
                 // Known already: the configured endpoint is one more place to look.
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.contact.add_configured(named.endpoint);
+                    let (announced, configured) = peer.contact.told();
+                    peer.paths.set(announced, configured, &self.settings.addresses, now);
                     self.arm_contact(node);
+                    self.arm_paths(node);
                 }
                 continue;
             }
@@ -424,28 +416,23 @@ impl Engine {
         let before = peer.prober.state();
         match probe {
             Probe::Request(request) if request.sequence & (CHALLENGE | PING) != 0 => {
-                // Neither says anything about the schedule: it is answered and forgotten.
+                // Neither says anything about the schedule: it is answered and forgotten. A look at a path is answered by
+                // that path, so that it tells of both its directions.
+                let via = Some(arrival.path).filter(|_| request.sequence & CHALLENGE != 0);
+                if let Some(path) = via {
+                    // What leads here may lead back, also when the peer does not tell of it.
+                    peer.paths.observe(self.settings.canonical(path), now);
+                }
                 let reply = ProbeReply {
                     unsteady: !arrival.steady,
                     ..ProbeReply::to(&request, arrival.stamped, arrival.read, now)
                 };
                 let mut bytes = Probe::Reply(reply).encode().to_vec();
                 bytes.resize(length.max(bytes.len()), 0);
-                self.output(Output::Message { to: node, via: None, bytes });
+                self.output(Output::Message { to: node, via, bytes });
             }
             Probe::Request(request) => peer.prober.on_request(&request, &arrival, now),
-            Probe::Reply(reply) if reply.sequence & CHALLENGE != 0 => {
-                let answered = peer.challenge.filter(|challenge| {
-                    challenge.sequence == reply.sequence && now.saturating_since(challenge.sent) < CHALLENGE_LIFE
-                });
-                if let Some(challenge) = answered {
-                    let endpoint = challenge.endpoint;
-                    peer.challenge = None;
-                    peer.contact.on_session(endpoint, now);
-                    self.output(Output::Peer(PeerChange::Endpoint { node, endpoint }));
-                    self.event(Event::Roamed { node, endpoint });
-                }
-            }
+            Probe::Reply(reply) if reply.sequence & CHALLENGE != 0 => return self.take_look(&arrival, &reply, now),
             Probe::Reply(reply) if reply.sequence & PING != 0 => self.handle_pong(arrival, &reply),
             Probe::Reply(reply) => {
                 peer.prober.on_reply(&reply, &arrival, now);
@@ -489,6 +476,7 @@ impl Engine {
         }
         self.arm_contact(node);
         for measurement in measured {
+            self.weigh_loss(node, &measurement);
             self.event(Event::Measured { node, measurement });
         }
         if before.is_silent() && state == LinkState::Up {
@@ -499,6 +487,7 @@ impl Engine {
         if state != before {
             self.event(Event::Link { node, from: before, to: state });
         }
+        self.follow_silence(node, before, now);
     }
 
     /// Tells a few peers of an object that is news to us, all of them where it is a revocation.

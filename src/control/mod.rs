@@ -12,6 +12,8 @@
 //! | `exchange` | what a control message makes us do |
 //! | `admission` | introductions, joins, invites, renewals, revocations |
 //! | `contact` | when and where to try to reach a peer |
+//! | `path` | which ways there are to a peer, and which one to take |
+//! | `paths` | what the engine does with them: looks, moves, switches |
 //! | `probe` | when to probe a link, what an answer or silence means |
 //! | `series` | what the answers and the reports give |
 //! | `measurement` | what a probe gives |
@@ -38,6 +40,8 @@ mod link;
 pub mod measurement;
 pub mod membership;
 pub mod output;
+pub mod path;
+mod paths;
 pub mod placement;
 pub mod probe;
 pub mod routing;
@@ -49,7 +53,7 @@ pub mod timer;
 pub mod view;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
@@ -66,12 +70,14 @@ use limit::StrangerLimit;
 use link::{Bootstrap, Peer};
 use membership::Membership;
 use output::{Event, Output, Persist};
+use path::Path;
 use rows::Rows;
 use served::Served;
 use timer::{TimerName, Timers};
 
 pub use admission::CommandError;
 pub use link::SessionEvent;
+pub use paths::PathsView;
 pub use view::{PeerView, View};
 
 /// The version of the control protocol this build speaks, announced in its record.
@@ -117,6 +123,8 @@ pub struct Settings {
     pub probe_interval: Duration,
     /// The endpoints to announce.
     pub endpoints: Vec<SocketAddr>,
+    /// The addresses of this host on the underlay, from which datagrams can leave.
+    pub addresses: Vec<IpAddr>,
     /// Members to contact while nobody else is known.
     pub bootstrap: Vec<BootstrapPeer>,
 }
@@ -135,6 +143,8 @@ pub struct BootstrapPeer {
 pub struct Arrival {
     /// The peer whose tunnel it came through.
     pub peer: NodeId,
+    /// How it came: from which endpoint, to which address of ours.
+    pub path: Path,
     /// When the kernel received its datagram.
     pub stamped: Instant,
     /// When the daemon read it.
@@ -147,8 +157,8 @@ pub struct Arrival {
 
 impl Arrival {
     /// A payload that was read as soon as it came, of a tunnel that counts nothing: for drivers without a kernel.
-    pub fn at(peer: NodeId, now: Instant) -> Self {
-        Arrival { peer, stamped: now, read: now, steady: true, arrived: Arrivals::default() }
+    pub fn at(peer: NodeId, path: Path, now: Instant) -> Self {
+        Arrival { peer, path, stamped: now, read: now, steady: true, arrived: Arrivals::default() }
     }
 }
 
@@ -302,6 +312,7 @@ impl Engine {
             TimerName::Contact(node) => self.try_contact(node, now, wall),
             TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
             TimerName::Probe(node) => self.probe(node, now),
+            TimerName::Paths(node) => self.look_at_paths(node, now),
             TimerName::Rows => self.ask_rows(now),
         }
         true

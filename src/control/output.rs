@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::measurement::Measurement;
 use super::membership::Refusal;
+use super::path::{Path, Reason};
 use super::probe::LinkState;
 use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
 use crate::wire::row::Cell;
@@ -24,15 +25,20 @@ pub enum Output {
     Message {
         /// The peer.
         to: NodeId,
-        /// Where to send the sealed datagram instead of the peer's endpoint: a challenge to an address not yet trusted.
-        via: Option<SocketAddr>,
+        /// How to send the sealed datagram instead of by the path in use: a look at another path, or the answer to one.
+        via: Option<Path>,
         /// The payload, without overlay headers.
         bytes: Vec<u8>,
     },
     /// Make, change or remove a peer's tunnel.
     Peer(PeerChange),
-    /// Start a handshake with a peer at its endpoint now.
-    Initiate(NodeId),
+    /// Start a handshake with a peer now.
+    Initiate {
+        /// The peer.
+        node: NodeId,
+        /// The path to try, whatever path its packets take.
+        path: Path,
+    },
     /// The forwarding table changed: read [`super::Engine::routing`] again.
     Routing,
     /// Write state to disk before anything that follows is done.
@@ -55,12 +61,12 @@ pub enum PeerChange {
         /// Where to reach it, if known.
         endpoint: Option<SocketAddr>,
     },
-    /// The peer's datagrams go there from now on.
-    Endpoint {
+    /// The peer's datagrams take this path from now on.
+    Path {
         /// The peer.
         node: NodeId,
-        /// The new endpoint.
-        endpoint: SocketAddr,
+        /// The path.
+        path: Path,
     },
     /// The peer is no member any more: end its sessions at once.
     Remove {
@@ -151,12 +157,16 @@ pub enum Event {
     },
     /// Every peer that was asked for its row has answered, or will not.
     RowsPulled,
-    /// A peer's endpoint changed after it answered a challenge there.
-    Roamed {
+    /// A link's packets take another path, which has answered.
+    PathChanged {
         /// The peer.
         node: NodeId,
-        /// The new endpoint.
-        endpoint: SocketAddr,
+        /// The path before.
+        from: Option<Path>,
+        /// The new path.
+        to: Path,
+        /// Why.
+        reason: Reason,
     },
     /// This node signed a certificate for a joining or renewing node.
     Issued {

@@ -515,6 +515,7 @@ pub(super) fn jittered(interval: Duration, rng: &mut impl RngCore) -> Duration {
 mod tests {
     use super::*;
     use crate::control::measurement::{Discard, Sample};
+    use crate::control::path::Path;
     use crate::identity::NodeId;
     use crate::wire::probe::Probe;
     use rand_chacha::ChaCha12Rng;
@@ -525,7 +526,7 @@ mod tests {
     }
 
     fn arrival(now: Instant) -> Arrival {
-        Arrival::at(NodeId::from_bytes([9; 16]), now)
+        Arrival::at(NodeId::from_bytes([9; 16]), Path::to(([192, 0, 2, 9], 7655).into()), now)
     }
 
     /// Two ends of one link in virtual time; `up` decides whether a packet sent at an instant arrives.

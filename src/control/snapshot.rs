@@ -145,7 +145,12 @@ mod tests {
         let anchor = authority().anchor().clone();
         let (keys, invites) = (keys(number), InviteBook::default());
         let own = OwnNode { keys, certificate, anchor, authority: None, invites };
-        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints: vec![], bootstrap: vec![] };
+        let settings = Settings {
+            probe_interval: Duration::from_secs(1),
+            endpoints: vec![],
+            addresses: vec![],
+            bootstrap: vec![],
+        };
         Engine::new(own, settings, snapshot, [9; 32], Instant::ZERO, NOW)
     }
 

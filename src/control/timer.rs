@@ -22,6 +22,8 @@ pub enum TimerName {
     Bootstrap(WireguardKey),
     /// Send a probe, or judge one.
     Probe(NodeId),
+    /// Look at the paths to a peer that has several.
+    Paths(NodeId),
     /// Ask again for rows of the matrix that stay out.
     Rows,
 }

@@ -111,7 +111,7 @@ impl Engine {
             tags: certificate.tags.clone(),
             state: peer.prober.state(),
             state_for: now.saturating_since(peer.prober.since()),
-            endpoint: peer.contact.current().or_else(|| peer.contact.first_candidate()),
+            endpoint: peer.paths.current().map(|path| path.remote).or_else(|| peer.contact.first_candidate()),
             session_for: peer.contact.session_since().map(|since| now.saturating_since(since)),
             attempts: peer.contact.attempts(),
             known_for: now.saturating_since(peer.learned),

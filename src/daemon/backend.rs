@@ -7,7 +7,7 @@ use super::{alerts, commands, history, matrix, status};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, Health,
     History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    NodeInfo, PathList, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -65,6 +65,10 @@ impl Backend for LocalBackend {
 
     async fn site_matrix(&self) -> Answer<SiteMatrix> {
         matrix::by_site(&self.commands).await
+    }
+
+    async fn paths(&self) -> Answer<PathList> {
+        self.call(|driver| driver.paths()).await
     }
 
     async fn health(&self) -> Answer<Health> {

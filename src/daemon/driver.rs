@@ -25,7 +25,7 @@ use super::stock::{Stock, read_declared};
 use crate::config::{Change, Config, Effect, diff};
 use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::LinkState;
-use crate::control::{Arrival, Engine, SessionEvent};
+use crate::control::{self, Arrival, Engine, SessionEvent};
 use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagram};
 use crate::history::Writer;
 use crate::identity::NodeId;
@@ -77,7 +77,9 @@ pub(super) struct Driver {
     pub(super) host_failures: Vec<String>,
     pub(super) interface: String,
     config_path: PathBuf,
-    bound: SocketAddr,
+    pub(super) bound: SocketAddr,
+    /// When to look at the addresses of the underlay again.
+    pub(super) underlay_due: Option<Instant>,
     device_gone: bool,
     /// The rows of the matrix.
     pub(super) rows: Rows,
@@ -126,6 +128,7 @@ impl Driver {
             interface: parts.interface,
             config_path: parts.config_path,
             bound: parts.bound,
+            underlay_due: None,
             device_gone: false,
             rows: Rows::default(),
             host: parts.host,
@@ -196,7 +199,7 @@ impl Driver {
         self.engine.set_probe_interval(new.probe.interval, now);
         self.engine.set_critical_tags(new.probe.critical_tags.clone(), now);
         self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
-        let endpoints = super::startup::endpoints(&new, self.bound, &self.interface);
+        let endpoints = super::underlay::endpoints(&new, self.bound, &self.interface);
         self.engine.set_endpoints(endpoints, now, wall);
         super::startup::set_log_level(new.log.level);
         self.stocks = stocks;
@@ -227,7 +230,8 @@ impl Driver {
 
     fn next_deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
-        [engine, self.alerts.next_deadline(), self.links.next_tick(), self.membership_due, self.host_due]
+        let alerts = self.alerts.next_deadline();
+        [engine, alerts, self.links.next_tick(), self.membership_due, self.host_due, self.underlay_due]
             .into_iter()
             .flatten()
             .fold(self.marks_due.min(self.monitor.next_deadline()), Instant::min)
@@ -250,6 +254,9 @@ impl Driver {
         let engine = &self.engine;
         self.monitor.handle_timeout(&mut self.links, |node| member_name(engine, node), now, wall);
         self.look_at_alerts(now, wall);
+        if self.underlay_due.is_some_and(|due| due <= now) {
+            self.look_at_underlay(now, wall);
+        }
         if self.membership_due.is_some_and(|due| due <= now) {
             self.membership_due = None;
             self.files.write_snapshot(&self.engine.snapshot());
@@ -342,7 +349,8 @@ impl Driver {
             return self.follow(node, source, local);
         }
         self.links.note_arrival(node, source, local);
-        self.engine.handle_session(node, SessionEvent::Established { endpoint: source }, now);
+        let path = control::path::Path { remote: source, local };
+        self.engine.handle_session(node, SessionEvent::Established { path }, now);
         self.drain();
     }
 
@@ -369,7 +377,8 @@ impl Driver {
 
     fn arrival(&self, packet: &ControlPacket) -> Arrival {
         let arrived = self.links.get(packet.node).map(|link| link.peer.tunnel().arrived()).unwrap_or_default();
-        Arrival { peer: packet.node, stamped: packet.at, read: packet.read, steady: packet.steady, arrived }
+        let path = control::path::Path { remote: packet.source, local: packet.local };
+        Arrival { peer: packet.node, path, stamped: packet.at, read: packet.read, steady: packet.steady, arrived }
     }
 
     fn take_event(&mut self, event: dataplane::Event) {
@@ -383,7 +392,7 @@ impl Driver {
             dataplane::Event::Wanted { node } if self.links.stock(node).is_some() => {}
             dataplane::Event::Moved { node, source, local, .. } => {
                 self.links.note_arrival(node, source, local);
-                self.engine.handle_roam(node, source, now);
+                self.engine.handle_roam(node, control::path::Path { remote: source, local }, now);
             }
             dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
             dataplane::Event::DeviceGone => {
@@ -395,6 +404,7 @@ impl Driver {
 
     fn take_host_event(&mut self, event: &HostEvent) {
         tracing::debug!(?event, "the host's network changed");
+        self.note_underlay(event);
         let due = clock::now() + REPAIR_PAUSE;
         self.host_due = Some(self.host_due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -413,7 +423,7 @@ impl Driver {
                 }
                 Output::Message { to, via, bytes } => self.send_message(to, via, &bytes),
                 Output::Peer(change) => self.change_peer(change),
-                Output::Initiate(node) => self.initiate(node),
+                Output::Initiate { node, path } => self.initiate(node, path),
                 Output::Routing => {
                     let routing = self.engine.routing();
                     self.links.publish(&routing, self.engine.node());
@@ -425,7 +435,7 @@ impl Driver {
         }
     }
 
-    fn send_message(&mut self, to: NodeId, via: Option<SocketAddr>, bytes: &[u8]) {
+    fn send_message(&mut self, to: NodeId, via: Option<control::path::Path>, bytes: &[u8]) {
         let own = self.engine.certificate().certificate().address_v6;
         let (Some(link), Some(dataplane)) = (self.links.get(to), &self.dataplane) else { return };
         // A control message is about now: without a session it is dropped, not held, and what matters is said again.
@@ -433,7 +443,7 @@ impl Driver {
             return;
         }
         let packet = overlay::wrap(own, link.address, bytes);
-        let path = via.map(|endpoint| link.challenge_path(endpoint));
+        let path = via.map(|path| link.along(path));
         if let Err(reason) = dataplane.transmitter().send_packet(&link.peer, path, &packet) {
             self.drops[reason as usize] += 1;
         }
@@ -449,7 +459,7 @@ impl Driver {
                 }
                 self.monitor.watch(node, &self.name_of(node), now);
             }
-            PeerChange::Endpoint { node, endpoint } => self.links.set_endpoint(node, endpoint),
+            PeerChange::Path { node, path } => self.links.set_path(node, path),
             PeerChange::Remove { node } => {
                 self.sessions.remove(&node);
                 self.links.remove(node, now);
@@ -465,9 +475,9 @@ impl Driver {
         }
     }
 
-    fn initiate(&mut self, node: NodeId) {
+    fn initiate(&mut self, node: NodeId, path: control::path::Path) {
         let (Some(link), Some(dataplane)) = (self.links.get(node), &self.dataplane) else { return };
-        let initiation = dataplane.transmitter().initiate(&link.peer, None);
+        let initiation = dataplane.transmitter().initiate(&link.peer, Some(link.along(path)));
         let (now, wall) = (clock::now(), clock::wall());
         self.links.set_tick(node, now, now);
         if initiation == Initiation::ClockBehind {
@@ -523,12 +533,7 @@ impl Driver {
                 tracing::info!(%node, ?departure, "member gone");
                 self.note(EventKind::Revoked, None, format!("{node} is gone: {departure:?}"));
             }
-            Event::Roamed { node, endpoint } => {
-                let name = self.name_of(node);
-                tracing::info!(peer = %name, %endpoint, "peer moved");
-                self.monitor.path_changed(node, clock::now());
-                self.note(EventKind::PathChanged, Some(name), format!("moved to {endpoint}"));
-            }
+            Event::PathChanged { node, from, to, reason } => self.note_path(node, from, to, reason),
             Event::Issued { certificate } => super::commands::enter_issued(self, &certificate),
             Event::Renewed => {
                 tracing::info!("this node's certificate was renewed");

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::outage::Outage;
 use super::stock::Stock;
+use crate::control;
 use crate::control::placement::{Placement, place};
 use crate::control::routing::{RouteEntry, Routing};
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
@@ -188,6 +189,13 @@ impl Links {
         }
     }
 
+    /// Sends a peer's datagrams by a path from now on.
+    pub(super) fn set_path(&mut self, node: NodeId, path: control::path::Path) {
+        if let Some(link) = self.links.get(&node) {
+            link.peer.set_path(Some(link.along(path)));
+        }
+    }
+
     /// Sends a peer's datagrams to an endpoint, from the address of ours that the peer uses where that is known.
     pub(super) fn set_endpoint(&mut self, node: NodeId, endpoint: SocketAddr) {
         if let Some(link) = self.links.get(&node) {
@@ -283,9 +291,10 @@ impl Link {
         Path { remote: endpoint, local }
     }
 
-    /// The path to an endpoint that is not the peer's current one.
-    pub(super) fn challenge_path(&self, endpoint: SocketAddr) -> Path {
-        self.path_to(endpoint)
+    /// A path as the data threads take it: where it leaves the choice of our address open, the one that the peer uses.
+    pub(super) fn along(&self, path: control::path::Path) -> Path {
+        let seen = self.path_to(path.remote);
+        Path { local: path.local.or(seen.local), ..seen }
     }
 }
 

@@ -19,6 +19,7 @@ mod monitor;
 mod observer;
 mod outage;
 mod pages;
+mod paths;
 mod ports;
 mod signals;
 mod startup;
@@ -26,6 +27,7 @@ mod state;
 pub mod state_file;
 mod status;
 mod stock;
+mod underlay;
 mod witness;
 
 pub use startup::{StartError, cleanup, run};

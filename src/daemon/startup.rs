@@ -17,6 +17,7 @@ use super::ports::{LANES, OpenPorts};
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
+use super::underlay;
 use crate::api::{self, Server};
 use crate::config::{Config, HistorySettings, Latency, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
@@ -30,7 +31,7 @@ use crate::platform::privileges::{self, Capability};
 use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::steering::Steering;
 use crate::platform::tun::TunError;
-use crate::platform::{clock, interfaces, random};
+use crate::platform::{clock, random};
 use crate::time::UnixTime;
 use crate::tunnel;
 
@@ -216,7 +217,8 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     };
     let settings = Settings {
         probe_interval: config.probe.interval,
-        endpoints: endpoints(&config, bound, &interface),
+        endpoints: underlay::endpoints(&config, bound, &interface),
+        addresses: underlay::addresses(bound, &interface),
         bootstrap: bootstrap(&config),
     };
     let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
@@ -313,19 +315,4 @@ pub(crate) fn load_authority(path: &Path, passphrase_file: Option<&Path>) -> Res
     let passphrase = passphrase_file.map(|file| file::read_private(file, IDENTITY_LIMIT)).transpose()?;
     let first_line = passphrase.as_ref().map(|bytes| bytes.split(|byte| *byte == b'\n').next().unwrap_or_default());
     Authority::from_armor(text, first_line).map_err(|error| content(error.to_string()))
-}
-
-/// The endpoints to announce: the configured ones, else the address we listen on, else all of this host's own addresses.
-pub(super) fn endpoints(config: &Config, bound: std::net::SocketAddr, interface: &str) -> Vec<std::net::SocketAddr> {
-    if !config.underlay.endpoints.is_empty() {
-        return config.underlay.endpoints.clone();
-    }
-    if !bound.ip().is_unspecified() {
-        return vec![bound];
-    }
-    interfaces::addresses(interface)
-        .into_iter()
-        .filter(|address| address.is_ipv4() || bound.is_ipv6())
-        .map(|address| std::net::SocketAddr::new(address, bound.port()))
-        .collect()
 }

@@ -298,8 +298,10 @@ impl Inbound {
         if packets > 0 {
             peer.note_data(reading.now);
         }
-        // The highest counter is what the peer sent last, so its source is where the peer is.
-        if let Some(last) = run.iter().rev().find(|item| item.authentic) {
+        // The highest counter is what the peer sent last, so its source is where the peer is. A look at another path is no
+        // move: that it comes by another path is its purpose.
+        let tells = |item: &&Item| item.authentic && !self.is_look(table, item);
+        if let Some(last) = run.iter().rev().find(tells) {
             self.report_move(peer, last, reading);
         }
     }
@@ -407,9 +409,16 @@ impl Inbound {
         Ok(())
     }
 
+    fn is_look(&self, table: &ForwardingTable, item: &Item) -> bool {
+        let payload = overlay::unwrap(&self.opened[item.at..item.at + item.opened], table.local().address_v6);
+        payload.and_then(Probe::decode).is_some_and(|probe| probe.is_challenge())
+    }
+
     fn report_move(&self, peer: &Peer, item: &Item, reading: &Reading) {
         let Some(about) = self.received.about(item.buffer) else { return };
-        let known = peer.path().as_ref().is_some_and(|path| path.remote == about.source);
+        let known = peer.path().as_ref().is_some_and(|path| {
+            path.remote == about.source && path.local.is_none_or(|local| Some(local) == about.destination)
+        });
         if known || !peer.may_report_move(reading.now) {
             return;
         }

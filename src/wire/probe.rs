@@ -218,6 +218,12 @@ impl ProbeReply {
 }
 
 impl Probe {
+    /// Tells whether the probe is a look at a path, which need not be the one in use.
+    pub fn is_challenge(&self) -> bool {
+        let (Probe::Request(ProbeRequest { sequence, .. }) | Probe::Reply(ProbeReply { sequence, .. })) = self;
+        sequence & CHALLENGE != 0
+    }
+
     /// Tells whether the probe is one of the schedule's, not a challenge and not an operator's ping.
     pub fn is_routine(&self) -> bool {
         let (Probe::Request(ProbeRequest { sequence, .. }) | Probe::Reply(ProbeReply { sequence, .. })) = self;

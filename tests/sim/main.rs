@@ -7,6 +7,7 @@
 mod matrix;
 mod mesh;
 mod net;
+mod paths;
 mod probing;
 mod scenarios;
 mod trace;

@@ -1,10 +1,11 @@
 //! A mesh of simulated hosts: engines, their modelled tunnels, their clocks and disks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use meshd::control::output::{Event, Output, PeerChange, Persist};
+use meshd::control::path::Path;
 use meshd::control::snapshot::Snapshot;
 use meshd::control::{Arrival, BootstrapPeer, Engine, OwnNode, SessionEvent, Settings};
 use meshd::identity::{
@@ -20,13 +21,16 @@ use rand_core::{RngCore, SeedableRng};
 use crate::net::{Delivery, Net, Packet};
 use crate::trace::Trace;
 
+/// Where every host listens.
+const PORT: u16 = 7655;
+
 /// The wall clock when a simulation starts.
 pub const START: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 /// A tunnel reduced to what the control engine can see of it.
 struct Tunnel {
     key: WireguardKey,
-    endpoint: Option<SocketAddr>,
+    path: Option<Path>,
     /// Sessions that open packets; the last one seals.
     sessions: Vec<u64>,
     /// Initiations of ours that wait for their answer.
@@ -52,6 +56,10 @@ pub struct Host {
     pub signs: bool,
     /// Peers this host has (had) a session with since it started.
     pub reached: BTreeSet<NodeId>,
+    /// How many addresses it has.
+    pub addresses: u8,
+    /// Its only address, once that is not the first one any more.
+    pub moved_to: Option<IpAddr>,
     pub events: Vec<(Instant, Event)>,
     /// How often its deadlines woke it.
     pub woken: u64,
@@ -98,6 +106,8 @@ impl Mesh {
                     bootstrap: if index == 0 { vec![] } else { vec![0] },
                     signs: false,
                     reached: BTreeSet::new(),
+                    addresses: 1,
+                    moved_to: None,
                     events: Vec::new(),
                     woken: 0,
                     starts: 0,
@@ -130,6 +140,8 @@ impl Mesh {
             bootstrap: vec![0],
             signs: false,
             reached: BTreeSet::new(),
+            addresses: 1,
+            moved_to: None,
             events: Vec::new(),
             woken: 0,
             starts: 0,
@@ -167,8 +179,9 @@ impl Mesh {
             authority: host.signs.then(|| authority_of(seed)),
             invites: InviteBook::default(),
         };
-        let settings =
-            Settings { probe_interval: Duration::from_secs(1), endpoints: vec![Net::endpoint(index)], bootstrap };
+        let endpoints: Vec<SocketAddr> = (0..host.addresses).map(|number| Net::other_endpoint(index, number)).collect();
+        let addresses = endpoints.iter().map(SocketAddr::ip).collect();
+        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints, addresses, bootstrap };
         let snapshot = host.disk.as_deref().and_then(|bytes| Snapshot::from_bytes(bytes).ok());
         let mut seed = [0u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
@@ -249,6 +262,7 @@ impl Mesh {
         self.trace.line(format!("{:?} {} -> {} {:?}", now, delivery.from, index, kind(&delivery.packet)));
         let host = &mut self.hosts[index];
         let Some(engine) = host.engine.as_mut() else { return };
+        let path = Path { remote: delivery.from, local: Some(delivery.at_address) };
         match delivery.packet {
             Packet::Plain(bytes) => {
                 // Refusals are silence; the counters of the daemon are not part of the model.
@@ -259,7 +273,8 @@ impl Mesh {
                 let known = host.tunnels.iter_mut().find(|(_, tunnel)| tunnel.key == from);
                 if let (true, Some((_, tunnel))) = (for_us, known) {
                     tunnel.unconfirmed.insert(session);
-                    self.net.send(now, index, delivery.from, Packet::Response { session });
+                    let on = SocketAddr::new(delivery.at_address, PORT);
+                    self.net.send(now, on, delivery.from, Packet::Response { session });
                 }
             }
             Packet::Response { session } => {
@@ -268,10 +283,11 @@ impl Mesh {
                     let node = *node;
                     tunnel.asked.clear();
                     tunnel.sessions.push(session);
-                    tunnel.endpoint = Some(delivery.from);
-                    engine.handle_session(node, SessionEvent::Established { endpoint: delivery.from }, now);
+                    tunnel.path = Some(path);
+                    engine.handle_session(node, SessionEvent::Established { path }, now);
                     host.reached.insert(node);
-                    self.net.send(now, index, delivery.from, Packet::Sealed { session, payload: vec![] });
+                    let on = SocketAddr::new(delivery.at_address, PORT);
+                    self.net.send(now, on, delivery.from, Packet::Sealed { session, payload: vec![] });
                 }
             }
             Packet::Sealed { session, payload } => {
@@ -284,12 +300,12 @@ impl Mesh {
                 if tunnel.unconfirmed.remove(&session) {
                     tunnel.sessions.push(session);
                     host.reached.insert(node);
-                    engine.handle_session(node, SessionEvent::Established { endpoint: delivery.from }, now);
-                } else if tunnel.endpoint != Some(delivery.from) {
-                    engine.handle_roam(node, delivery.from, now);
+                    engine.handle_session(node, SessionEvent::Established { path }, now);
+                } else if tunnel.path.is_none_or(|used| differs(used, path)) && !is_look(&payload) {
+                    engine.handle_roam(node, path, now);
                 }
                 if !payload.is_empty() {
-                    let arrival = Arrival::at(node, now);
+                    let arrival = Arrival::at(node, path, now);
                     let _ = engine.handle_message(arrival, &payload, now, wall);
                     self.answer(index, node, &payload);
                 }
@@ -313,10 +329,12 @@ impl Mesh {
     pub fn drain(&mut self, index: usize) {
         while let Some(output) = self.hosts[index].engine.as_mut().and_then(Engine::poll_output) {
             match output {
-                Output::Datagram { to, bytes } => self.net.send(self.now, index, to, Packet::Plain(bytes)),
+                Output::Datagram { to, bytes } => {
+                    self.net.send(self.now, self.source(index, None), to, Packet::Plain(bytes))
+                }
                 Output::Message { to, via, bytes } => self.seal(index, to, via, &bytes),
                 Output::Peer(change) => self.change(index, change),
-                Output::Initiate(node) => self.initiate(index, node),
+                Output::Initiate { node, path } => self.initiate(index, node, path),
                 Output::Routing | Output::Persist(Persist::Invites) => {}
                 Output::Persist(Persist::Certificate(certificate)) => self.hosts[index].certificate = *certificate,
                 Output::Persist(Persist::Membership | Persist::Revocation) => {
@@ -337,12 +355,13 @@ impl Mesh {
             PeerChange::Add { node, key, endpoint, .. } => {
                 let empty = (vec![], BTreeSet::new(), BTreeSet::new());
                 let (sessions, asked, unconfirmed) = empty;
-                let tunnel = Tunnel { key, endpoint, sessions, asked, unconfirmed, requests: Requests::default() };
+                let path = endpoint.map(Path::to);
+                let tunnel = Tunnel { key, path, sessions, asked, unconfirmed, requests: Requests::default() };
                 tunnels.insert(node, tunnel);
             }
-            PeerChange::Endpoint { node, endpoint } => {
+            PeerChange::Path { node, path } => {
                 if let Some(tunnel) = tunnels.get_mut(&node) {
-                    tunnel.endpoint = Some(endpoint);
+                    tunnel.path = Some(path);
                 }
             }
             PeerChange::Remove { node } => {
@@ -351,23 +370,27 @@ impl Mesh {
         }
     }
 
-    fn initiate(&mut self, index: usize, node: NodeId) {
+    fn initiate(&mut self, index: usize, node: NodeId, path: Path) {
         self.sessions += 1;
         let (session, from) = (self.sessions, self.hosts[index].certificate.certificate().wireguard_key);
         let Some(tunnel) = self.hosts[index].tunnels.get_mut(&node) else { return };
         tunnel.asked.insert(session);
-        if let Some(endpoint) = tunnel.endpoint {
-            let packet = Packet::Initiation { from, to: tunnel.key, session };
-            self.net.send(self.now, index, endpoint, packet);
+        let packet = Packet::Initiation { from, to: tunnel.key, session };
+        self.net.send(self.now, self.source(index, path.local), path.remote, packet);
+    }
+
+    fn seal(&mut self, index: usize, node: NodeId, via: Option<Path>, payload: &[u8]) {
+        let Some(tunnel) = self.hosts[index].tunnels.get(&node) else { return };
+        if let (Some(session), Some(path)) = (tunnel.sessions.last(), via.or(tunnel.path)) {
+            let packet = Packet::Sealed { session: *session, payload: payload.to_vec() };
+            self.net.send(self.now, self.source(index, path.local), path.remote, packet);
         }
     }
 
-    fn seal(&mut self, index: usize, node: NodeId, via: Option<SocketAddr>, payload: &[u8]) {
-        let Some(tunnel) = self.hosts[index].tunnels.get(&node) else { return };
-        if let (Some(session), Some(endpoint)) = (tunnel.sessions.last(), via.or(tunnel.endpoint)) {
-            let packet = Packet::Sealed { session: *session, payload: payload.to_vec() };
-            self.net.send(self.now, index, endpoint, packet);
-        }
+    /// Where a host's packets leave from.
+    fn source(&self, host: usize, local: Option<IpAddr>) -> SocketAddr {
+        let own = local.or(self.hosts[host].moved_to);
+        own.map_or_else(|| Net::endpoint(host), |local| SocketAddr::new(local, PORT))
     }
 
     /// The hosts that run.
@@ -412,6 +435,16 @@ impl Mesh {
         let rows: Vec<String> = self.running().map(|h| format!("{h}: {} known {} up", known(h), up(h))).collect();
         format!("at {:?}\n{}\n{}", self.now, rows.join(", "), self.trace.tail())
     }
+}
+
+/// Whether a payload is a look at a path, which is no move.
+fn is_look(payload: &[u8]) -> bool {
+    Probe::decode(payload).is_some_and(|probe| probe.is_challenge())
+}
+
+/// Whether a packet that came by `path` came otherwise than ours go, as a data thread judges it.
+fn differs(used: Path, path: Path) -> bool {
+    used.remote != path.remote || used.local.is_some_and(|local| Some(local) != path.local)
 }
 
 /// The authority of a seed's mesh: the same each time, since keys are not cloneable.

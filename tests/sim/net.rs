@@ -1,8 +1,8 @@
 //! The network between the simulated hosts: a queue of deliveries in virtual time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use meshd::identity::WireguardKey;
@@ -31,6 +31,8 @@ pub struct Delivery {
     order: u64,
     pub from: SocketAddr,
     pub to: usize,
+    /// The address of the receiver that it was sent to.
+    pub at_address: IpAddr,
     pub packet: Packet,
 }
 
@@ -45,6 +47,15 @@ pub struct Net {
     pub delays: (Duration, Duration),
     /// Ordered pairs between which nothing passes.
     pub cuts: BTreeSet<(usize, usize)>,
+    /// Ordered pairs of addresses between which nothing passes.
+    pub path_cuts: BTreeSet<(IpAddr, IpAddr)>,
+    /// What is added to the delay of packets between two addresses, one way.
+    pub detours: BTreeMap<(IpAddr, IpAddr), Duration>,
+    /// What the network makes of an address behind its host's back: packets from it seem to come from the other one, and
+    /// reach it there alone.
+    pub translated: BTreeMap<IpAddr, IpAddr>,
+    /// Addresses that no host has any more.
+    pub gone: BTreeSet<IpAddr>,
     /// Packets and bytes handed in, per sender.
     pub sent: Vec<(u64, u64)>,
 }
@@ -58,6 +69,10 @@ impl Net {
             loss: 0,
             delays: (Duration::from_micros(300), Duration::from_millis(5)),
             cuts: BTreeSet::new(),
+            path_cuts: BTreeSet::new(),
+            detours: BTreeMap::new(),
+            translated: BTreeMap::new(),
+            gone: BTreeSet::new(),
             sent: vec![(0, 0); hosts],
         }
     }
@@ -67,33 +82,46 @@ impl Net {
         SocketAddr::from(([198, 18, (host >> 8) as u8, host as u8], 7655))
     }
 
+    /// The endpoint of a host on another of its addresses; number 0 is [`Net::endpoint`].
+    pub fn other_endpoint(host: usize, number: u8) -> SocketAddr {
+        SocketAddr::from(([198, 18 + number, (host >> 8) as u8, host as u8], 7655))
+    }
+
     /// The host behind an endpoint.
     pub fn host(endpoint: SocketAddr) -> Option<usize> {
         let SocketAddr::V4(v4) = endpoint else { return None };
-        let [198, 18, high, low] = v4.ip().octets() else { return None };
+        let [198, 18..=25, high, low] = v4.ip().octets() else { return None };
         Some(usize::from(high) << 8 | usize::from(low))
     }
 
     /// Sends a packet, which the conditions may lose.
-    pub fn send(&mut self, now: Instant, from: usize, to: SocketAddr, packet: Packet) {
+    pub fn send(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, packet: Packet) {
+        let Some(sender) = Net::host(from) else { return };
+        let seen = self.translated.get(&from.ip()).map_or(from, |seen| SocketAddr::new(*seen, from.port()));
+        let behind = self.translated.iter().find(|(_, outside)| **outside == to.ip()).map(|(inside, _)| *inside);
+        let hidden = self.translated.contains_key(&to.ip());
         let bytes = match &packet {
             Packet::Plain(bytes) => bytes.len(),
             Packet::Initiation { .. } => 148,
             Packet::Response { .. } => 92,
             Packet::Sealed { payload, .. } => payload.len() + 48 + 32,
         };
-        self.sent[from].0 += 1;
-        self.sent[from].1 += bytes as u64;
+        self.sent[sender].0 += 1;
+        self.sent[sender].1 += bytes as u64;
         let roll = self.rng.next_u32();
         let Some(host) = Net::host(to).filter(|host| *host < self.sent.len()) else { return };
-        if roll % 1000 < self.loss || self.cuts.contains(&(from, host)) {
+        let ends = (from.ip(), to.ip());
+        let cut = self.cuts.contains(&(sender, host)) || self.path_cuts.contains(&ends);
+        if roll % 1000 < self.loss || cut || hidden || self.gone.contains(&ends.0) || self.gone.contains(&ends.1) {
             return;
         }
         // Two sites: even hosts and odd hosts. Up to a fifth more, so that packets overtake each other.
-        let base = if (from ^ host) & 1 == 0 { self.delays.0 } else { self.delays.1 };
+        let base = if (sender ^ host) & 1 == 0 { self.delays.0 } else { self.delays.1 };
+        let base = base + self.detours.get(&ends).copied().unwrap_or_default();
         let delay = base.mul_f64(1.0 + 0.2 * f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
         self.order += 1;
-        let delivery = Delivery { at: now + delay, order: self.order, from: Net::endpoint(from), to: host, packet };
+        let (at, order, at_address) = (now + delay, self.order, behind.unwrap_or(to.ip()));
+        let delivery = Delivery { at, order, from: seen, to: host, at_address, packet };
         self.queue.push(Reverse(delivery));
     }
 

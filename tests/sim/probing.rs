@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meshd::control::Arrival;
 use meshd::control::measurement::{Direction, Discard, Disorder, Measurement};
+use meshd::control::path::Path;
 use meshd::control::probe::{LinkState, Pace, Prober};
 use meshd::identity::NodeId;
 use meshd::platform::clock::{Reading, StepWatch};
@@ -168,7 +169,8 @@ impl Link {
         end.steps.extend(end.watch.look(&reading));
         let now = reading.now;
         let (stamped, steady) = (reading.instant_of(stamp), end.watch.is_steady(now));
-        let arrival = Arrival { stamped, read: now, steady, ..Arrival::at(NodeId::from_bytes([1; 16]), now) };
+        let path = Path::to(crate::net::Net::endpoint(1));
+        let arrival = Arrival { stamped, read: now, steady, ..Arrival::at(NodeId::from_bytes([1; 16]), path, now) };
         if is_seen(1 - to, &probe) {
             let (kind, sequence) = match probe {
                 Probe::Request(request) => (0, request.sequence),

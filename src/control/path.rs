@@ -1,0 +1,691 @@
+//! The ways to a peer: which there are, what is known of each, which one to take.
+//!
+//! A link whose peer has one address, reached from one of ours, has one path, and nothing here costs anything. Where there
+//! are more, each is probed inside the tunnel, by datagrams that leave from that address for that endpoint and are answered
+//! by the way they came: seldom while the link answers, all at once when it falls silent. The choice is a pure function of
+//! what was measured ([`Paths::choose`]): a path that is silent is left as soon as another has answered since; a path that is
+//! merely slower is left late, and the more reluctantly the more often that has happened lately.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rand_core::RngCore;
+
+use super::probe::jittered;
+use crate::time::Instant;
+use crate::wire::probe::CHALLENGE;
+
+/// A direct path: where datagrams go to, and which address of ours they leave from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    /// The peer's endpoint.
+    pub remote: SocketAddr,
+    /// The address of ours; `None` leaves the choice to the kernel, which has only one of that family.
+    pub local: Option<IpAddr>,
+}
+
+impl Path {
+    /// The path to an endpoint from the address that the kernel chooses.
+    pub fn to(remote: SocketAddr) -> Path {
+        Path { remote, local: None }
+    }
+}
+
+/// Paths to one peer that are looked at: two addresses of each family on both sides make eight.
+pub const MOST_PATHS: usize = 16;
+/// Time between two looks at a path while the link answers: what is to be chosen in trouble shall have answered lately, and
+/// eight paths then cost as much as a fifth of the link's own probes.
+const CALM_PAUSE: Duration = Duration::from_secs(30);
+/// Time between two looks while the link is silent: the first answer decides.
+const SILENT_PAUSE: Duration = Duration::from_millis(250);
+/// How long a miss takes to be known on a usual path: the probes' shortest time-out.
+const MISS: Duration = Duration::from_millis(200);
+/// Time between two looks at a link that has been silent for a minute.
+const LONG_SILENT_PAUSE: Duration = Duration::from_secs(3);
+/// When a link counts as silent for long.
+const LONG_SILENT_AFTER: Duration = Duration::from_secs(60);
+/// How long a look may be answered.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Shortest time between two looks at a path that the peer seems to have moved to, so that copied packets cannot make us
+/// spray.
+const MOVE_PAUSE: Duration = Duration::from_millis(200);
+/// How long the path in use may take to answer when the peer has left it, or two round trips where that is longer.
+const DOUBT: Duration = Duration::from_millis(200);
+/// Looks at the path in use before the peer's word counts more: one may get lost.
+const DOUBT_TRIES: u32 = 2;
+/// Looks at one path that wait for their answer: as many as one pause after the other makes in their time.
+const MOST_OPEN: usize = 8;
+/// The numbers of looks: the bits that a probe's sequence leaves to them.
+const NUMBERS: u32 = CHALLENGE - 1;
+/// Looks that are remembered for the loss of a path.
+const REMEMBERED: u32 = 20;
+/// A path must have answered so many looks before it is preferred to one that works.
+const LOOKS_TO_PREFER: u32 = 5;
+/// Of so many probes one may make a lossy path look silent: at one a second, once in three hours.
+const CHANCE: f64 = 10_000.0;
+/// Probes missed in a row that are put up with on the worst path: below what calls a link down.
+const MOST_TOLERATED: u32 = 6;
+/// What a lost packet costs a connection at least: Linux's shortest retransmission time-out.
+const LOSS_COST: Duration = Duration::from_millis(200);
+/// How much one probe says about the loss of the path in use: the last minute or two count.
+pub(super) const LOSS_WEIGHT: f64 = 1.0 / 64.0;
+/// Standard deviations by which two losses must differ: once in eighty by chance, and never three times in a row.
+const SIGNIFICANT: f64 = 2.5;
+/// A better path is better by this at least (iroh's bound; less is within what a route varies by).
+const LEAST_GAIN: Duration = Duration::from_millis(5);
+/// And by this part of what the present one costs.
+const LEAST_GAIN_SHARE: f64 = 0.15;
+/// It must be better at so many looks in a row: a minute and a half.
+const LOOKS_IN_ROW: u32 = 3;
+/// How long a preferred path is kept; doubled with each change of preference within [`FLIPS_FORGOTTEN`].
+const SHORTEST_STAY: Duration = Duration::from_secs(60);
+/// Longest time that a preferred path is kept for having changed too often.
+const LONGEST_STAY: Duration = Duration::from_secs(600);
+/// When earlier changes of preference are forgotten.
+const FLIPS_FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// How the link is, by its own probes on the path in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Since when the probes are not answered; `None` while they are. That the peer is heard means nothing: its packets may
+    /// come by a path of which the other direction is dead.
+    pub silent_since: Option<Instant>,
+    /// The smoothed round trip on the path in use.
+    pub rtt: Option<Duration>,
+    /// The share of the link's newest probes that were lost, 0 to 1, smoothed.
+    pub loss: f64,
+}
+
+impl Condition {
+    /// How long the silence must last to be no chance, from the first probe that was missed: at the loss there is, as many
+    /// in a row are missed once in [`CHANCE`] probes. One lost probe is never enough.
+    fn patience(&self) -> Duration {
+        let misses = (CHANCE.ln() / -self.loss.clamp(0.001, 0.9).ln()).ceil();
+        MISS * ((misses as u32).clamp(2, MOST_TOLERATED) - 1)
+    }
+}
+
+/// A look at a path: a request to be sent by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The path.
+    pub path: Path,
+    /// The request's number, to be told from others by.
+    pub number: u32,
+}
+
+/// Why the path in use is the one it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The newest session was made there.
+    Session,
+    /// The peer moved there and answered a challenge.
+    Moved,
+    /// The one before fell silent, and this one answered.
+    Silence,
+    /// It is better by more than the hysteresis.
+    Better,
+}
+
+/// What is known of a path, to be shown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PathView {
+    /// The path.
+    pub path: Path,
+    /// Whether packets take it.
+    pub in_use: bool,
+    /// The round trip by it, smoothed; by the link's own probes where it is in use.
+    pub rtt: Option<Duration>,
+    /// Looks that were answered, of those remembered.
+    pub answered: u32,
+    /// Looks that are remembered; at most 20.
+    pub looks: u32,
+    /// When it answered last.
+    pub heard: Option<Instant>,
+    /// What it costs, for the choice: its round trip, and its loss in retransmission time-outs.
+    pub cost: Option<Duration>,
+}
+
+/// The paths to one peer.
+#[derive(Debug, Default)]
+pub struct Paths {
+    /// Whether the peer's choice is followed. One of the two ends decides, so that they do not chase each other.
+    follows: bool,
+    /// The endpoints that the peer's own record names.
+    announced: Vec<SocketAddr>,
+    entries: Vec<Entry>,
+    current: Option<(Path, Reason)>,
+    /// When the path in use became it.
+    since: Option<Instant>,
+    /// No change of preference before.
+    stay_until: Option<Instant>,
+    /// Changes of preference that are not forgotten.
+    flips: u32,
+    flipped: Option<Instant>,
+    doubt: Option<Doubt>,
+}
+
+/// The peer uses another of its places than we do: is ours still good?
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    other: Path,
+    since: Instant,
+    /// When the path in use should have answered.
+    until: Instant,
+    /// Looks that it has not answered yet.
+    tries: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    path: Path,
+    /// Seen, not told by the peer or the configuration.
+    observed: bool,
+    rtt: Option<Duration>,
+    heard: Option<Instant>,
+    /// The fates of the newest looks, the newest in the lowest bit; a set bit is an answer.
+    fates: u32,
+    looks: u32,
+    /// Looks in a row at which it was better than the one in use.
+    better: u32,
+    /// Since when the peer seems to have moved here; it is followed once it answers.
+    moved: Option<Instant>,
+    /// Looks that wait for their answer, oldest first, by number and time.
+    open: VecDeque<(u32, Instant)>,
+    next: Instant,
+}
+
+impl Entry {
+    fn new(path: Path, observed: bool, next: Instant) -> Entry {
+        let (rtt, heard, open) = (None, None, VecDeque::new());
+        Entry { path, observed, rtt, heard, fates: 0, looks: 0, better: 0, moved: None, open, next }
+    }
+
+    fn look(&mut self, now: Instant, rng: &mut impl RngCore) -> Look {
+        let number = rng.next_u32() & NUMBERS;
+        if self.open.len() >= MOST_OPEN {
+            self.open.pop_front();
+        }
+        self.open.push_back((number, now));
+        Look { path: self.path, number }
+    }
+
+    fn remember(&mut self, answered: bool) {
+        self.fates = (self.fates << 1 | u32::from(answered)) & ((1 << REMEMBERED) - 1);
+        self.looks = (self.looks + 1).min(REMEMBERED);
+    }
+
+    fn loss(&self) -> f64 {
+        if self.looks == 0 { 0.0 } else { 1.0 - f64::from(self.fates.count_ones()) / f64::from(self.looks) }
+    }
+
+    /// Whether it is better than the path in use by more than the hysteresis. Loss counts only where the two differ by more
+    /// than chance makes of so few looks.
+    fn is_better(&self, condition: &Condition) -> bool {
+        let (Some(present), Some(own)) = (condition.rtt, self.rtt) else { return false };
+        let (looks, mean) = (f64::from(self.looks.max(1)), (self.loss() + condition.loss) / 2.0);
+        let deviation = (mean * (1.0 - mean) * (1.0 / looks + LOSS_WEIGHT)).sqrt();
+        let difference = condition.loss - self.loss();
+        let loss = if difference.abs() > SIGNIFICANT * deviation { difference } else { 0.0 };
+        let gain = present.as_secs_f64() - own.as_secs_f64() + LOSS_COST.as_secs_f64() * loss;
+        gain >= LEAST_GAIN.as_secs_f64().max(present.as_secs_f64() * LEAST_GAIN_SHARE)
+    }
+
+    fn cost(&self, rtt: Option<Duration>) -> Option<Duration> {
+        Some(rtt.or(self.rtt)? + LOSS_COST.mul_f64(self.loss()))
+    }
+}
+
+impl Paths {
+    /// Starts without any. `follows` is true on the node with the higher id.
+    pub fn new(follows: bool) -> Paths {
+        Paths { follows, ..Paths::default() }
+    }
+
+    /// The path in use.
+    pub fn current(&self) -> Option<Path> {
+        self.current.map(|(path, _)| path)
+    }
+
+    /// The path in use, why it is, and since when.
+    pub fn chosen(&self) -> Option<(Path, Reason, Instant)> {
+        self.current.zip(self.since).map(|((path, reason), since)| (path, reason, since))
+    }
+
+    /// Takes over which endpoints the peer has and which addresses this node has. What is known of paths that stay is kept;
+    /// those that came are looked at as soon as there is another one to compare them with.
+    ///
+    /// `announced` are the endpoints that the peer itself names, `configured` those of this node's configuration.
+    pub fn set(&mut self, announced: &[SocketAddr], configured: &[SocketAddr], locals: &[IpAddr], now: Instant) {
+        self.announced = announced.to_vec();
+        let old = std::mem::take(&mut self.entries);
+        let known = |path: Path| old.iter().find(|entry| entry.path == path).cloned();
+        for remote in announced.iter().chain(configured) {
+            for local in sources(*remote, locals) {
+                let path = Path { remote: *remote, local };
+                let entry = known(path).map(|entry| Entry { observed: false, ..entry });
+                self.add(entry.unwrap_or_else(|| Entry::new(path, false, now)));
+            }
+        }
+        // What was seen stays for as long as it answers, from an address that is still there.
+        let current = self.current();
+        for entry in old.into_iter().filter(|entry| entry.observed || current == Some(entry.path)) {
+            if entry.path.local.is_none_or(|local| locals.contains(&local)) {
+                self.add(Entry { observed: true, ..entry });
+            }
+        }
+    }
+
+    /// Notes a path by which an authentic packet came.
+    pub fn observe(&mut self, path: Path, now: Instant) {
+        // The oldest that was only seen makes room: a peer behind a changing NAT leaves many behind.
+        if self.entries.len() >= MOST_PATHS
+            && let Some(oldest) = self.entries.iter().position(|entry| entry.observed)
+        {
+            self.entries.remove(oldest);
+        }
+        self.add(Entry::new(path, true, now));
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if self.entries.len() < MOST_PATHS && self.entries.iter().all(|known| known.path != entry.path) {
+            self.entries.push(entry);
+        }
+    }
+
+    /// Packets take this path from now on.
+    pub fn take(&mut self, path: Path, reason: Reason, now: Instant) {
+        if self.current() != Some(path) {
+            self.since = Some(now);
+            self.entries.iter_mut().for_each(|entry| entry.better = 0);
+        }
+        self.current = Some((path, reason));
+        self.observe(path, now + CALM_PAUSE);
+    }
+
+    /// Something about the ways may have changed (an address of ours, a route): look at all of them now.
+    pub fn look_now(&mut self, now: Instant) {
+        self.entries.iter_mut().for_each(|entry| entry.next = now);
+    }
+
+    /// Returns when [`Paths::handle_timeout`] wants to be called; `None` where there is nothing to choose from.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let expiry = |entry: &Entry| entry.open.front().map(|(_, sent)| *sent + ANSWER_WITHIN);
+        let times = self.entries.iter().flat_map(|entry| [Some(entry.next), expiry(entry)]).flatten();
+        let first = times.chain(self.doubt.map(|doubt| doubt.until)).min();
+        first.filter(|_| self.entries.len() > 1)
+    }
+
+    /// Returns the looks that are due.
+    pub fn handle_timeout(&mut self, condition: &Condition, now: Instant, rng: &mut impl RngCore) -> Vec<Look> {
+        if self.entries.len() < 2 {
+            return Vec::new();
+        }
+        let pause = match condition.silent_since {
+            None => CALM_PAUSE,
+            Some(since) if now.saturating_since(since) < LONG_SILENT_AFTER => SILENT_PAUSE,
+            Some(_) => LONG_SILENT_PAUSE,
+        };
+        let mut looks = Vec::new();
+        if let Some(doubt) = self.doubt.as_mut().filter(|doubt| now >= doubt.until && doubt.tries < DOUBT_TRIES) {
+            doubt.tries += 1;
+            doubt.until = now + doubt.until.saturating_since(doubt.since) / (doubt.tries - 1);
+            let current = self.current.map(|(path, _)| path);
+            looks.extend(
+                self.entries.iter_mut().find(|entry| Some(entry.path) == current).map(|used| used.look(now, rng)),
+            );
+        }
+        for entry in &mut self.entries {
+            while entry.open.front().is_some_and(|(_, sent)| now >= *sent + ANSWER_WITHIN) {
+                entry.open.pop_front();
+                entry.remember(false);
+            }
+            if now >= entry.next {
+                entry.next = now + jittered(pause, rng);
+                looks.push(entry.look(now, rng));
+            }
+        }
+        looks
+    }
+
+    /// An authentic packet of the peer came by `path`, which is not the one in use: the peer may have moved, or found the one
+    /// in use to be dead. Returns the looks that find out, none where there was one just now.
+    pub fn on_move(&mut self, path: Path, condition: &Condition, now: Instant, rng: &mut impl RngCore) -> Vec<Look> {
+        self.observe(path, now + CALM_PAUSE);
+        let current = self.current();
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.path == path) else { return Vec::new() };
+        entry.moved = entry.moved.or(Some(now));
+        if entry.open.back().is_some_and(|(_, sent)| now.saturating_since(*sent) < MOVE_PAUSE) {
+            return Vec::new();
+        }
+        let mut looks = vec![entry.look(now, rng)];
+        let used = self.entries.iter_mut().find(|entry| Some(entry.path) == current && entry.path != path);
+        let doubted = self.doubt.is_some_and(|doubt| doubt.other == path);
+        if let Some(used) = used.filter(|_| !self.follows && !doubted) {
+            looks.push(used.look(now, rng));
+            let patience = condition.rtt.map_or(DOUBT, |rtt| DOUBT.max(rtt * 2));
+            self.doubt = Some(Doubt { other: path, since: now, until: now + patience, tries: 1 });
+        }
+        looks
+    }
+
+    /// Takes the answer to a look, received at `received` from a peer that had held it for `held`. Returns whether it was one.
+    pub fn on_answer(
+        &mut self,
+        number: u32,
+        (received, held): (Instant, Duration),
+        condition: &Condition,
+        now: Instant,
+    ) -> bool {
+        let current = self.current();
+        let asked = |entry: &Entry| entry.open.iter().find(|(open, _)| *open == number).map(|(_, sent)| *sent);
+        let found = self.entries.iter_mut().find_map(|entry| asked(entry).map(|sent| (entry, sent)));
+        let Some((entry, sent)) = found else { return false };
+        let Some(rtt) = received.saturating_since(sent).checked_sub(held) else { return false };
+        entry.open.retain(|(open, _)| *open != number);
+        entry.remember(true);
+        entry.heard = Some(now);
+        entry.rtt = Some(entry.rtt.map_or(rtt, |smoothed| smoothed * 3 / 4 + rtt / 4));
+        if current != Some(entry.path) && condition.silent_since.is_none() {
+            let good = entry.fates.count_ones() >= LOOKS_TO_PREFER && entry.is_better(condition);
+            entry.better = if good { entry.better + 1 } else { 0 };
+        }
+        true
+    }
+
+    /// The path that packets should take instead of the one in use, and why; `None` where that one is to be kept.
+    pub fn choose(&mut self, condition: &Condition, now: Instant) -> Option<(Path, Reason)> {
+        let current = self.current()?;
+        if let Some(moved) = self.followed(current) {
+            return Some((moved, Reason::Moved));
+        }
+        if let Some(other) = self.settled_doubt(current, now) {
+            return Some((other, Reason::Silence));
+        }
+        if let Some(since) = condition.silent_since {
+            if now.saturating_since(since) < condition.patience() {
+                return None;
+            }
+            let alive = |entry: &&Entry| entry.path != current && entry.heard.is_some_and(|heard| heard > since);
+            let best = self.entries.iter().filter(alive).min_by_key(|entry| entry.cost(None))?;
+            return Some((best.path, Reason::Silence));
+        }
+        self.preferred(current, now).map(|path| (path, Reason::Better))
+    }
+
+    /// Where the peer has moved to: a place that only its packets told of, or any other where the one in use is told of no
+    /// more. Between two places that are both told of, the end with the lower id chooses, and the other one follows.
+    fn followed(&mut self, current: Path) -> Option<Path> {
+        let (current_told, follows) = (self.announced.contains(&current.remote), self.follows);
+        let arrived =
+            |entry: &&mut Entry| entry.moved.is_some_and(|moved| entry.heard.is_some_and(|heard| heard >= moved));
+        let entry = self.entries.iter_mut().find(arrived)?;
+        entry.moved = None;
+        (entry.path != current && (follows || entry.observed || !current_told)).then_some(entry.path)
+    }
+
+    /// The peer's place, where it answered a look and the path in use did not.
+    fn settled_doubt(&mut self, current: Path, now: Instant) -> Option<Path> {
+        let doubt = self.doubt.filter(|doubt| now >= doubt.until && doubt.tries >= DOUBT_TRIES)?;
+        self.doubt = None;
+        let answered =
+            |path| self.entry(path).is_some_and(|entry| entry.heard.is_some_and(|heard| heard >= doubt.since));
+        (doubt.other != current && answered(doubt.other) && !answered(current)).then_some(doubt.other)
+    }
+
+    fn preferred(&mut self, current: Path, now: Instant) -> Option<Path> {
+        if self.follows || self.stay_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let ripe = |entry: &&Entry| entry.path != current && entry.better >= LOOKS_IN_ROW;
+        let best = self.entries.iter().filter(ripe).min_by_key(|entry| entry.cost(None))?.path;
+        if self.flipped.is_some_and(|last| now.saturating_since(last) > FLIPS_FORGOTTEN) {
+            self.flips = 0;
+        }
+        let stay = SHORTEST_STAY.saturating_mul(1 << self.flips.min(8)).min(LONGEST_STAY);
+        self.flips += 1;
+        (self.flipped, self.stay_until) = (Some(now), Some(now + stay));
+        Some(best)
+    }
+
+    fn entry(&self, path: Path) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.path == path)
+    }
+
+    /// What is known of each path, the one in use first, then by cost.
+    pub fn view(&self, condition: &Condition) -> Vec<PathView> {
+        let mut views: Vec<PathView> = self
+            .entries
+            .iter()
+            .map(|entry| {
+                let in_use = self.current() == Some(entry.path);
+                let rtt = condition.rtt.filter(|_| in_use);
+                let (answered, looks) = (entry.fates.count_ones(), entry.looks);
+                let (path, heard) = (entry.path, entry.heard);
+                PathView { path, in_use, rtt: rtt.or(entry.rtt), answered, looks, heard, cost: entry.cost(rtt) }
+            })
+            .collect();
+        views.sort_by_key(|view| (!view.in_use, view.cost.is_none(), view.cost, view.path));
+        views
+    }
+}
+
+/// The addresses of ours from which an endpoint is looked at: each of its family where there are several, else the kernel's
+/// choice; none where this node has no address of that family.
+pub(super) fn sources(remote: SocketAddr, locals: &[IpAddr]) -> Vec<Option<IpAddr>> {
+    let remote = remote.ip().to_canonical();
+    let fitting: Vec<Option<IpAddr>> =
+        locals.iter().filter(|local| local.is_ipv4() == remote.is_ipv4()).map(|local| Some(*local)).collect();
+    if fitting.len() > 1 { fitting } else { vec![None] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::ChaCha12Rng;
+    use rand_core::SeedableRng;
+
+    /// One end of a link in virtual time, and what the network does to each of its paths.
+    struct End {
+        now: Instant,
+        paths: Paths,
+        condition: Condition,
+        rng: ChaCha12Rng,
+        /// The round trip of each path; `None` where nothing comes back.
+        network: Vec<(Path, Option<Duration>)>,
+        looks: usize,
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn path(remote: u8, local: u8) -> Path {
+        Path { remote: ([192, 0, 2, remote], 7655).into(), local: (local > 0).then(|| [198, 51, 100, local].into()) }
+    }
+
+    impl End {
+        /// A link with these paths, the first of them in use.
+        fn new(network: Vec<(Path, Option<Duration>)>) -> End {
+            let mut paths = Paths::default();
+            let remotes: Vec<SocketAddr> = network.iter().map(|(path, _)| path.remote).collect();
+            paths.set(&remotes, &[], &[], Instant::ZERO);
+            paths.take(network[0].0, Reason::Session, Instant::ZERO);
+            let condition = Condition { silent_since: None, rtt: network[0].1, loss: 0.0 };
+            End { now: Instant::ZERO, paths, condition, rng: ChaCha12Rng::seed_from_u64(3), network, looks: 0 }
+        }
+
+        /// Lets time pass and returns the path it changed to, if it did.
+        fn run(&mut self, time: Duration) -> Option<(Path, Reason)> {
+            let end = self.now + time;
+            while let Some(next) = self.paths.poll_timeout().filter(|next| *next <= end) {
+                self.now = self.now.max(next);
+                for look in self.paths.handle_timeout(&self.condition, self.now, &mut self.rng) {
+                    self.looks += 1;
+                    self.answer(look);
+                }
+                if let Some((path, reason)) = self.paths.choose(&self.condition, self.now) {
+                    self.paths.take(path, reason, self.now);
+                    return Some((path, reason));
+                }
+            }
+            self.now = end;
+            None
+        }
+
+        /// The answer comes in no time; its round trip is what the network says.
+        fn answer(&mut self, look: Look) {
+            let round_trip = self.network.iter().find(|(path, _)| *path == look.path).and_then(|(_, rtt)| *rtt);
+            if let Some(rtt) = round_trip {
+                assert!(self.paths.on_answer(look.number, (self.now + rtt, Duration::ZERO), &self.condition, self.now));
+            }
+        }
+
+        fn fall_silent(&mut self) {
+            self.condition = Condition { silent_since: Some(self.now), ..self.condition };
+            self.now += MS;
+            self.paths.look_now(self.now);
+        }
+    }
+
+    #[test]
+    fn a_single_path_costs_nothing() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS))]);
+        assert_eq!(end.paths.poll_timeout(), None);
+        end.fall_silent();
+        assert_eq!((end.run(Duration::from_secs(3600)), end.looks), (None, 0));
+    }
+
+    #[test]
+    fn each_endpoint_from_each_address_of_its_family_is_a_path() {
+        let mut paths = Paths::default();
+        let v6: SocketAddr = "[2001:db8::1]:7655".parse().unwrap();
+        let mapped: SocketAddr = "[::ffff:192.0.2.3]:7655".parse().unwrap();
+        let locals = [[198, 51, 100, 1].into(), [198, 51, 100, 2].into(), "2001:db8::9".parse().unwrap()];
+        paths.set(&[path(1, 0).remote, v6], &[mapped, v6], &locals, Instant::ZERO);
+        let ways: Vec<Path> = paths.entries.iter().map(|entry| entry.path).collect();
+        let from = |local: IpAddr| Path { remote: mapped, local: Some(local) };
+        // Of the other family there is one address of ours, which the kernel finds by itself.
+        assert_eq!(ways, [path(1, 1), path(1, 2), Path::to(v6), from(locals[0]), from(locals[1])]);
+        paths.set(&[path(1, 0).remote], &[], &locals[1..], Instant::ZERO);
+        assert_eq!(paths.entries.iter().map(|entry| entry.path).collect::<Vec<_>>(), [path(1, 0)]);
+    }
+
+    #[test]
+    fn a_silent_path_is_left_for_the_best_one_that_answers() {
+        let mut end = End::new(vec![
+            (path(1, 0), None),
+            (path(2, 0), None),
+            (path(3, 0), Some(40 * MS)),
+            (path(4, 0), Some(9 * MS)),
+        ]);
+        end.fall_silent();
+        assert_eq!(end.run(Duration::from_secs(1)), Some((path(4, 0), Reason::Silence)));
+    }
+
+    #[test]
+    fn one_lost_probe_is_no_silence() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS)), (path(2, 0), Some(MS))]);
+        end.fall_silent();
+        assert_eq!(end.run(MISS - 2 * MS), None);
+        assert_eq!(end.run(Duration::from_secs(1)), Some((path(2, 0), Reason::Silence)));
+    }
+
+    #[test]
+    fn an_answer_from_before_the_silence_proves_nothing() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS)), (path(2, 0), Some(MS))]);
+        end.run(Duration::from_secs(60));
+        end.network.iter_mut().for_each(|(_, rtt)| *rtt = None);
+        end.fall_silent();
+        assert_eq!(end.run(Duration::from_secs(600)), None);
+        // Both are back: it does not matter which answers.
+        end.network[1].1 = Some(MS);
+        assert_eq!(end.run(Duration::from_secs(5)), Some((path(2, 0), Reason::Silence)));
+    }
+
+    #[test]
+    fn a_better_path_is_taken_late_and_a_little_better_one_never() {
+        let mut end = End::new(vec![(path(1, 0), Some(30 * MS)), (path(2, 0), Some(26 * MS))]);
+        assert_eq!(end.run(Duration::from_secs(24 * 3600)), None);
+        end.network[1].1 = Some(20 * MS);
+        let before = end.now;
+        assert_eq!(end.run(Duration::from_secs(3600)), Some((path(2, 0), Reason::Better)));
+        let waited = end.now.saturating_since(before);
+        assert!(waited >= Duration::from_secs(60) && waited <= Duration::from_secs(600), "{waited:?}");
+    }
+
+    #[test]
+    fn paths_that_take_turns_at_being_better_are_changed_ever_less() {
+        let mut end = End::new(vec![(path(1, 0), Some(10 * MS)), (path(2, 0), Some(10 * MS))]);
+        let mut changes = 0;
+        // The worst there is: whichever is in use is the slower one, for six hours.
+        let mut ends = end.now + Duration::from_secs(6 * 3600);
+        while end.now < ends {
+            let current = end.paths.current();
+            for (path, rtt) in &mut end.network {
+                *rtt = Some(if Some(*path) == current { 50 * MS } else { 10 * MS });
+            }
+            end.condition.rtt = Some(50 * MS);
+            match end.run(ends.saturating_since(end.now)) {
+                Some(_) => changes += 1,
+                None => ends = end.now,
+            }
+        }
+        assert!((6..=6 * 6 + 10).contains(&changes), "{changes} changes");
+    }
+
+    #[test]
+    fn a_peer_that_moved_is_followed_once_it_answers_there() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS))]);
+        let moved = path(7, 0);
+        let looks = end.paths.on_move(moved, &end.condition, end.now, &mut end.rng);
+        assert_eq!(looks.iter().map(|look| look.path).collect::<Vec<_>>(), [moved, path(1, 0)]);
+        assert_eq!(end.paths.choose(&end.condition, end.now), None, "not before it has answered");
+        for (loss, misses) in [(0.0, 2), (0.005, 2), (0.02, 3), (0.05, 4), (0.09, 4), (0.2, 6), (0.9, 6), (1.0, 6)] {
+            assert_eq!(Condition { loss, ..end.condition }.patience(), MISS * (misses - 1), "{loss}");
+        }
+        // Copied packets do not make more looks than one in 200 ms.
+        assert!(end.paths.on_move(moved, &end.condition, end.now + 199 * MS, &mut end.rng).is_empty());
+        end.network.push((moved, Some(MS)));
+        end.answer(looks[0]);
+        assert_eq!(end.paths.choose(&end.condition, end.now), Some((moved, Reason::Moved)));
+    }
+
+    #[test]
+    fn between_two_known_places_one_end_chooses_and_the_other_follows() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS)), (path(2, 0), Some(MS))]);
+        for _ in 0..20 {
+            end.now += Duration::from_secs(1);
+            let looks = end.paths.on_move(path(2, 0), &end.condition, end.now, &mut end.rng);
+            looks.into_iter().for_each(|look| end.answer(look));
+            assert_eq!(end.paths.choose(&end.condition, end.now), None);
+            assert_eq!(end.run(500 * MS), None);
+        }
+        // But where ours does not answer any more, the peer knows better.
+        end.network[0].1 = None;
+        end.now += Duration::from_secs(1);
+        let looks = end.paths.on_move(path(2, 0), &end.condition, end.now, &mut end.rng);
+        looks.into_iter().for_each(|look| end.answer(look));
+        assert_eq!(end.run(Duration::from_secs(1)), Some((path(2, 0), Reason::Silence)));
+        let mut other = End::new(vec![(path(1, 0), Some(MS)), (path(2, 0), Some(MS))]);
+        other.paths.follows = true;
+        let looks = other.paths.on_move(path(2, 0), &other.condition, other.now, &mut other.rng);
+        looks.into_iter().for_each(|look| other.answer(look));
+        assert_eq!(other.paths.choose(&other.condition, other.now), Some((path(2, 0), Reason::Moved)));
+    }
+
+    #[test]
+    fn strange_answers_and_many_places_change_nothing() {
+        let mut end = End::new(vec![(path(1, 0), Some(MS)), (path(2, 0), Some(MS))]);
+        let look = end.paths.handle_timeout(&end.condition, end.now, &mut end.rng)[0];
+        let held = (end.now + MS, 2 * MS);
+        assert!(!end.paths.on_answer(look.number, held, &end.condition, end.now), "held for longer than it was away");
+        assert!(!end.paths.on_answer(!look.number, (end.now, Duration::ZERO), &end.condition, end.now));
+        for place in 10..200 {
+            end.paths.on_move(path(place, 0), &end.condition, end.now, &mut end.rng);
+        }
+        assert_eq!(end.paths.entries.len(), MOST_PATHS);
+        let known = |place: u8| end.paths.entries.iter().any(|entry| entry.path == path(place, 0));
+        assert!(known(1) && known(2), "what the peer tells of is not pushed out by what was seen");
+        assert!(end.paths.entries.iter().all(|entry| entry.open.len() <= MOST_OPEN));
+    }
+}
