@@ -15,6 +15,7 @@ mod monitors;
 mod networks;
 mod outages;
 mod page_fixture;
+mod path_mtu;
 mod paths;
 mod revocation;
 mod scene;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             dark::CASES,
             state::CASES,
             views::CASES,
+            path_mtu::CASES,
             wireguard::CASES,
             browser::CASES,
         ],

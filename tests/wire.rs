@@ -15,6 +15,7 @@ use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined}
 use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
 use meshd::wire::receipts::Receipts;
 use meshd::wire::row::{CELL_LEN, Cell, CellPath, CellState, short_id};
+use meshd::wire::size_probe::{SizeProbe, SizeProbeKind};
 use meshd::wire::{Recipient, introduction, overlay};
 
 /// Reads `name = hex` lines; `#` begins a comment.
@@ -244,6 +245,15 @@ fn probes() {
     for (name, probe) in [("probe_request", Probe::Request(request)), ("probe_reply", Probe::Reply(reply))] {
         assert_vector(CONTROL, name, &probe.encode());
         assert_eq!(Probe::decode(&vector(CONTROL, name)), Some(probe), "{name}");
+    }
+}
+
+#[test]
+fn size_probes() {
+    for (name, kind) in [("size_probe_request", SizeProbeKind::Request), ("size_probe_reply", SizeProbeKind::Reply)] {
+        let probe = SizeProbe { kind, size: 80, nonce: 0x2122_2324_2526_2728 };
+        assert_vector(CONTROL, name, &probe.encode());
+        assert_eq!(SizeProbe::decode(&vector(CONTROL, name)), Some(probe));
     }
 }
 

@@ -83,6 +83,7 @@ fn start(snapshot: Option<Snapshot>, now: Instant, wall: UnixTime) -> Engine {
         probe_interval: Duration::from_secs(1),
         endpoints: vec![source(1)],
         addresses: vec![source(1).ip(), source(9).ip()],
+        mtu: 1_420,
         bootstrap: vec![BootstrapPeer { key: keys(5).public().wireguard, endpoint: source(5) }],
     };
     Engine::new(own, settings, snapshot, [7; 32], now, wall)

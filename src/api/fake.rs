@@ -107,6 +107,7 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
         class: Some(LinkClass::Active),
         probe_interval_seconds: Some(1.0),
         reasons: Vec::new(),
+        mtu_bytes: 1_420,
         session_age_seconds: Some(97),
         rx_bytes: 1_234_567_890,
         tx_bytes: 98_765,

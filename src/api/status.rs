@@ -423,6 +423,9 @@ pub struct PeerStatus {
     /// Why the link is degraded, the gravest first.
     #[serde(default)]
     pub reasons: Vec<DegradedReason>,
+    /// The largest packet that the path to it carries, in bytes; the interface's MTU where nothing is found to the contrary.
+    #[serde(default)]
+    pub mtu_bytes: u32,
     /// Seconds since the session was made; absent without a session.
     pub session_age_seconds: Option<u64>,
     /// Bytes received in its tunnel, inner packets only.

@@ -806,6 +806,7 @@ mod tests {
                   "class": "active",
                   "probe_interval_seconds": 1.0,
                   "reasons": [],
+                  "mtu_bytes": 1420,
                   "session_age_seconds": 97,
                   "rx_bytes": 1234567890,
                   "tx_bytes": 98765,

@@ -458,6 +458,7 @@ mod tests {
             probe_interval: Duration::from_secs(1),
             endpoints: vec![address(number)],
             addresses: vec![address(number).ip()],
+            mtu: 1_420,
             bootstrap: bootstrap.into_iter().map(named).collect(),
         };
         Engine::new(own, settings, None, [number; 32], Instant::ZERO, NOW)

@@ -10,6 +10,7 @@ use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 use crate::wire::control::{ControlError, ControlMessage, Items, Want, id_bytes};
 use crate::wire::probe::Probe;
+use crate::wire::size_probe::SizeProbe;
 use rand_core::RngCore;
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ impl Engine {
             return Ok(());
         }
         let from = arrival.peer;
+        if let Some(probe) = SizeProbe::decode(payload) {
+            self.handle_size_probe(from, &probe, now);
+            return Ok(());
+        }
         if !self.gossip.receive(from, payload.len(), now) {
             return Err(DropReason::RateLimited);
         }
@@ -314,6 +319,7 @@ mod tests {
             probe_interval: Duration::from_secs(1),
             endpoints: vec![],
             addresses: vec![],
+            mtu: 1_420,
             bootstrap: vec![],
         };
         let now = Instant::ZERO;

@@ -7,9 +7,10 @@ use rand_core::RngCore;
 
 use super::contact::Contact;
 use super::gossip::{GATHER, Object};
-use super::measurement::Measurement;
+use super::measurement::{Direction, Measurement};
 use super::output::{Departure, Event, Output, PeerChange, Persist};
 use super::path::{self, Path, Paths};
+use super::path_mtu::PathMtu;
 use super::probe::{LinkState, Pace, Prober, jittered};
 use super::timer::TimerName;
 use super::{Arrival, Engine};
@@ -56,6 +57,9 @@ pub(super) struct Peer {
     pub(super) address: Ipv6Addr,
     pub(super) contact: Contact,
     pub(super) prober: Prober,
+    pub(super) path_mtu: PathMtu,
+    /// The path that was sized.
+    pub(super) sized_on: Option<Path>,
     pub(super) learned: Instant,
     /// When the link last carried data, as far as the driver has told.
     pub(super) last_data: Option<Instant>,
@@ -112,6 +116,7 @@ impl Engine {
                     self.timers.set(TimerName::Probe(node), now);
                     self.greet(node, now);
                 }
+                self.size_path(node, first, now);
                 if newly_met {
                     self.output(Output::Persist(Persist::Membership));
                 }
@@ -120,6 +125,7 @@ impl Engine {
                 peer.contact.on_session_lost(now, now);
                 self.gossip.remove(node);
                 self.arm_contact(node);
+                self.suspend_sizing(node);
             }
         }
     }
@@ -191,11 +197,23 @@ impl Engine {
                 introduced = bootstrap.introduced;
                 self.timers.cancel(TimerName::Bootstrap(key));
             }
+            let path_mtu = PathMtu::new(self.settings.mtu, now);
             let prober = Prober::new(self.node < node, self.pace_of(node, now), now);
             let (paths, silent_since, last_data, loss) = (Paths::new(node < self.node), None, None, 0.0);
-            let learned = now;
-            let peer =
-                Peer { key, address, contact, prober, learned, last_data, paths, silent_since, loss, introduced };
+            let peer = Peer {
+                key,
+                address,
+                contact,
+                prober,
+                path_mtu,
+                sized_on: None,
+                learned: now,
+                last_data,
+                paths,
+                silent_since,
+                loss,
+                introduced,
+            };
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
             self.output(Output::Peer(PeerChange::Add { node, key, address, endpoint: endpoints.first().copied() }));
@@ -226,6 +244,8 @@ impl Engine {
             self.timers.cancel(TimerName::Contact(node));
             self.timers.cancel(TimerName::Probe(node));
             self.timers.cancel(TimerName::Paths(node));
+            self.timers.cancel(TimerName::Sizes(node));
+            self.settle_fragmentation();
             self.output(Output::Peer(PeerChange::Remove { node }));
             self.output(Output::Routing);
             self.event(Event::PeerGone { node, departure });
@@ -477,12 +497,18 @@ impl Engine {
         self.arm_contact(node);
         for measurement in measured {
             self.weigh_loss(node, &measurement);
+            if let Measurement::Data { direction: Direction::Forward, lost, .. } = measurement {
+                self.note_arrivals(node, lost > 0, now);
+            }
             self.event(Event::Measured { node, measurement });
         }
         if before.is_silent() && state == LinkState::Up {
             // Both sides of a partition have news for each other.
             let digest = self.membership.digest();
             self.send(node, &ControlMessage::Digest(digest));
+        }
+        if state == LinkState::Up && before != LinkState::Up {
+            self.wake_sizing(node, now);
         }
         if state != before {
             self.event(Event::Link { node, from: before, to: state });

@@ -20,6 +20,8 @@
 //! | `data_loss` | which packets of data were lost, by their numbers |
 //! | `class` | how closely a link is watched |
 //! | `health` | how well this node itself is |
+//! | `path_mtu` | which sizes of packets a path carries |
+//! | `sizing` | when they are tried, and who hears of it |
 //! | `link` | a peer's life: its contact and its probes together |
 //! | `rows` | whose row of the matrix to ask for, and who may ask for ours |
 //! | `served` | which introductions and joins are copies |
@@ -41,6 +43,7 @@ pub mod measurement;
 pub mod membership;
 pub mod output;
 pub mod path;
+pub mod path_mtu;
 mod paths;
 pub mod placement;
 pub mod probe;
@@ -48,6 +51,7 @@ pub mod routing;
 mod rows;
 mod series;
 pub mod served;
+mod sizing;
 pub mod snapshot;
 pub mod timer;
 pub mod view;
@@ -125,6 +129,8 @@ pub struct Settings {
     pub endpoints: Vec<SocketAddr>,
     /// The addresses of this host on the underlay, from which datagrams can leave.
     pub addresses: Vec<IpAddr>,
+    /// The interface's MTU in bytes: the largest packet any link may have to carry.
+    pub mtu: u16,
     /// Members to contact while nobody else is known.
     pub bootstrap: Vec<BootstrapPeer>,
 }
@@ -196,6 +202,8 @@ pub struct Engine {
     critical_tags: Vec<Tag>,
     health: LocalHealth,
     rows: Rows,
+    /// Whether a path is so narrow that datagrams may be fragmented.
+    fragmenting: bool,
 }
 
 impl Engine {
@@ -240,6 +248,7 @@ impl Engine {
             critical_tags: Vec::new(),
             health: LocalHealth::default(),
             rows: Rows::default(),
+            fragmenting: false,
         };
         let certificate = engine.own.certificate.clone();
         engine.membership.merge_verified(certificate.clone(), wall);
@@ -314,6 +323,7 @@ impl Engine {
             TimerName::Probe(node) => self.probe(node, now),
             TimerName::Paths(node) => self.look_at_paths(node, now),
             TimerName::Rows => self.ask_rows(now),
+            TimerName::Sizes(node) => self.size(node, now),
         }
         true
     }

@@ -39,6 +39,11 @@ pub enum Output {
         /// The path to try, whatever path its packets take.
         path: Path,
     },
+    /// Datagrams may be fragmented on their way from now on, or may not; at the start they may not.
+    Fragmentation {
+        /// Whether they may.
+        allowed: bool,
+    },
     /// The forwarding table changed: read [`super::Engine::routing`] again.
     Routing,
     /// Write state to disk before anything that follows is done.
@@ -67,6 +72,13 @@ pub enum PeerChange {
         node: NodeId,
         /// The path.
         path: Path,
+    },
+    /// The path to the peer carries packets up to that size.
+    Mtu {
+        /// The peer.
+        node: NodeId,
+        /// The largest inner packet, in bytes.
+        mtu: u16,
     },
     /// The peer is no member any more: end its sessions at once.
     Remove {
@@ -167,6 +179,17 @@ pub enum Event {
         to: Path,
         /// Why.
         reason: Reason,
+    },
+    /// The size of the largest packet that the path to a peer carries was found to be another.
+    PathMtu {
+        /// The peer.
+        node: NodeId,
+        /// The size before, in bytes of inner packets.
+        from: u16,
+        /// The size from now on.
+        to: u16,
+        /// Whether the path carries not even that, so that datagrams may be fragmented.
+        narrow: bool,
     },
     /// This node signed a certificate for a joining or renewing node.
     Issued {

@@ -155,6 +155,7 @@ impl Engine {
         self.timers.set(TimerName::Probe(node), now);
         self.output(Output::Peer(PeerChange::Path { node, path }));
         self.event(Event::PathChanged { node, from, to: path, reason });
+        self.size_path(node, false, now);
     }
 
     fn send_looks(&mut self, node: NodeId, looks: Vec<Look>, now: Instant) {

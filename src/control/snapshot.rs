@@ -149,6 +149,7 @@ mod tests {
             probe_interval: Duration::from_secs(1),
             endpoints: vec![],
             addresses: vec![],
+            mtu: 1_420,
             bootstrap: vec![],
         };
         Engine::new(own, settings, snapshot, [9; 32], Instant::ZERO, NOW)

@@ -26,6 +26,8 @@ pub enum TimerName {
     Paths(NodeId),
     /// Ask again for rows of the matrix that stay out.
     Rows,
+    /// Try the sizes of a peer's path, or judge one.
+    Sizes(NodeId),
 }
 
 /// At most one deadline per name.

@@ -67,6 +67,8 @@ pub struct PeerView {
     pub peer_health: u8,
     /// The smoothed round trip.
     pub smoothed_rtt: Option<Duration>,
+    /// The largest packet that the path to it carries, in bytes.
+    pub path_mtu: u16,
     /// When its certificate ends.
     pub certificate_not_after: UnixTime,
     /// When it signed its newest record.
@@ -118,6 +120,7 @@ impl Engine {
             pace: peer.prober.pace(),
             peer_health: peer.prober.peer_health(),
             smoothed_rtt: peer.prober.smoothed_rtt(),
+            path_mtu: peer.path_mtu.size(),
             certificate_not_after: certificate.not_after,
             record_issued: member.record.as_ref().map(|record| record.record().issued),
             is_authority: has(FEATURE_RENEWS),

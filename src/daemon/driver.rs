@@ -395,6 +395,7 @@ impl Driver {
                 self.engine.handle_roam(node, control::path::Path { remote: source, local }, now);
             }
             dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
+            dataplane::Event::Large { node } => self.engine.handle_large(node, now),
             dataplane::Event::DeviceGone => {
                 // Without its device the daemon serves nobody: end, and let the service manager start it afresh.
                 self.device_gone = true;
@@ -424,6 +425,7 @@ impl Driver {
                 Output::Message { to, via, bytes } => self.send_message(to, via, &bytes),
                 Output::Peer(change) => self.change_peer(change),
                 Output::Initiate { node, path } => self.initiate(node, path),
+                Output::Fragmentation { allowed } => self.allow_fragmentation(allowed),
                 Output::Routing => {
                     let routing = self.engine.routing();
                     self.links.publish(&routing, self.engine.node());
@@ -460,6 +462,7 @@ impl Driver {
                 self.monitor.watch(node, &self.name_of(node), now);
             }
             PeerChange::Path { node, path } => self.links.set_path(node, path),
+            PeerChange::Mtu { node, mtu } => self.set_path_mtu(node, mtu, now),
             PeerChange::Remove { node } => {
                 self.sessions.remove(&node);
                 self.links.remove(node, now);
@@ -534,6 +537,7 @@ impl Driver {
                 self.note(EventKind::Revoked, None, format!("{node} is gone: {departure:?}"));
             }
             Event::PathChanged { node, from, to, reason } => self.note_path(node, from, to, reason),
+            Event::PathMtu { node, from, to, narrow } => self.note_path_mtu(node, from, to, narrow),
             Event::Issued { certificate } => super::commands::enter_issued(self, &certificate),
             Event::Renewed => {
                 tracing::info!("this node's certificate was renewed");

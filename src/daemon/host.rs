@@ -1,6 +1,6 @@
 //! What this host has of ours: the device, its addresses, the routes and their covers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -21,9 +21,16 @@ impl Driver {
             name: self.interface.clone(),
             mtu: u32::from(self.config.interface.mtu),
             addresses: [certificate.address_v4.into(), certificate.address_v6.into()].into_iter().collect(),
+            sized: self.sized_within(&routes),
             routes: routes.clone(),
         };
         HostState { device: Some(device), covers: routes }
+    }
+
+    /// The networks with an MTU of their own, as far as there is a route to them at all.
+    fn sized_within(&self, routes: &BTreeSet<IpNet>) -> BTreeMap<IpNet, u32> {
+        let sized = self.sized_networks().into_iter();
+        sized.filter(|(network, _)| routes.iter().any(|route| route.contains(network))).collect()
     }
 
     /// Asks for a look at the host's routes.

@@ -33,6 +33,9 @@ pub(super) struct Link {
     pub(super) statistics: LinkStatistics,
     pub(super) counters: LinkCounters,
     pub(super) outage: Outage,
+    /// Whether its path ever carried less than the interface's MTU: what the kernel then learned of it must be unlearned
+    /// where that changes, so that it keeps a route of its own.
+    pub(super) sized: bool,
     /// What was declared of it, for a stock WireGuard peer; `None` for a member.
     pub(super) stock: Option<Stock>,
     /// The address of ours that the peer's newest datagram was sent to, with the endpoint it came from.
@@ -112,7 +115,18 @@ impl Links {
         let (statistics, counters, outage) = (LinkStatistics::new(), LinkCounters::default(), Outage::default());
         self.insert(
             node,
-            Link { key, address, peer, statistics, counters, outage, stock: None, seen: None, tick_at: now },
+            Link {
+                key,
+                address,
+                peer,
+                statistics,
+                counters,
+                outage,
+                sized: false,
+                stock: None,
+                seen: None,
+                tick_at: now,
+            },
         );
         if let Some(endpoint) = endpoint {
             self.set_endpoint(node, endpoint);
@@ -145,7 +159,18 @@ impl Links {
                 let (address, stock) = (Ipv6Addr::UNSPECIFIED, Some(stock));
                 self.insert(
                     node,
-                    Link { key, address, peer, statistics, counters, outage, stock, seen: None, tick_at: now },
+                    Link {
+                        key,
+                        address,
+                        peer,
+                        statistics,
+                        counters,
+                        outage,
+                        sized: false,
+                        stock,
+                        seen: None,
+                        tick_at: now,
+                    },
                 );
             }
         }

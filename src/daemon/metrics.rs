@@ -56,6 +56,7 @@ impl Driver {
             path: session.filter(|_| !view.state.is_silent()).map(|_| ("direct", String::new())),
             smoothed_rtt: view.smoothed_rtt,
             counters: link.map(|link| link.counters.clone()).unwrap_or_default(),
+            path_mtu: view.path_mtu,
             since: wall - view.state_for,
             last_handshake: session.map(|session| wall - now.saturating_since(session.established)),
             handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),

@@ -19,6 +19,7 @@ mod monitor;
 mod observer;
 mod outage;
 mod pages;
+mod path_mtu;
 mod paths;
 mod ports;
 mod signals;

@@ -8,7 +8,7 @@ use super::startup::StartError;
 use crate::dataplane::Ports;
 use crate::platform::steering::Steering;
 use crate::platform::tun::{Tun, TunError};
-use crate::platform::udp::{UdpOptions, UdpSocket};
+use crate::platform::udp::{Fragmentation, UdpOptions, UdpSocket};
 
 /// Queues of the device for each thread. One is for all that is neither TCP nor UDP; of the others, a short question finds
 /// the one of a long stream once in seven times. Each costs an entry in a list that the kernel walks.
@@ -50,7 +50,9 @@ impl OpenPorts {
         };
         let interface = queues[0].name().to_owned();
         let shards = u8::try_from(queues.len() / lanes).unwrap_or(1);
-        let (sockets, steered) = UdpSocket::bind_shards(listen, UdpOptions::default(), shards)
+        // What is too large for a path must vanish, or it could not be found out.
+        let options = UdpOptions { fragmentation: Fragmentation::Probe, ..UdpOptions::default() };
+        let (sockets, steered) = UdpSocket::bind_shards(listen, options, shards)
             .map_err(|source| StartError::Listen { address: listen, source })?;
         if let Err(error) = steered {
             tracing::info!("a peer's two directions may be two threads' work: the kernel does not steer: {error}");

@@ -219,6 +219,7 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
         probe_interval: config.probe.interval,
         endpoints: underlay::endpoints(&config, bound, &interface),
         addresses: underlay::addresses(bound, &interface),
+        mtu: config.interface.mtu,
         bootstrap: bootstrap(&config),
     };
     let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);

@@ -110,6 +110,7 @@ impl Driver {
                 };
                 degradation.reasons().map(reason).collect()
             }),
+            mtu_bytes: u32::from(view.path_mtu),
             session_age_seconds: session.map(|session| now.saturating_since(session.established).as_secs()),
             rx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.received.bytes),
             tx_bytes: tunnel.as_ref().map_or(0, |tunnel| tunnel.sent.bytes),

@@ -23,6 +23,16 @@ pub struct Local {
     pub prefixes: Vec<IpNet>,
 }
 
+impl Local {
+    /// Tells whether an address is the node's own, not one of a network behind it.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => v4 == self.address_v4,
+            IpAddr::V6(v6) => v6 == self.address_v6,
+        }
+    }
+}
+
 /// Who owns an address.
 #[derive(Clone, Copy)]
 pub enum Owner<'a> {

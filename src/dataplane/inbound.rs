@@ -4,6 +4,7 @@ use super::counters::Counters;
 use super::ecn;
 use super::forwarding::{ForwardingTable, Owner, Way};
 use super::inner::InnerPacket;
+use super::mss;
 use super::offload::{Coalescer, Delivery, MOST_PIECES, Offloads, Run, Segments};
 use super::outbound::Found;
 use super::peer::Peer;
@@ -358,6 +359,10 @@ impl Inbound {
         };
         if !ecn::combine(&mut self.opened[item.at..item.at + item.opened], item.ecn) {
             return Err(DropReason::Congestion);
+        }
+        if delivery == Delivery::Forwarded {
+            // What the answer will be sent through is this same link.
+            mss::clamp(&mut self.opened[item.at..item.at + item.opened], &inner, peer.mtu(), true);
         }
         self.coalescer.push(&self.opened, item.at, &inner, delivery);
         Ok(true)

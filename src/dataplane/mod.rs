@@ -24,6 +24,8 @@ mod forwarding;
 pub mod icmp;
 mod inbound;
 pub mod inner;
+mod large;
+mod mss;
 pub mod offload;
 mod outbound;
 mod peer;

@@ -5,6 +5,8 @@ use super::ecn;
 use super::forwarding::{ForwardingTable, Owner};
 use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
 use super::inner::InnerPacket;
+use super::large;
+use super::mss;
 use super::offload::{Segments, VirtioHeader};
 use super::peer::Peer;
 use super::queues::{Event, Queues};
@@ -213,7 +215,18 @@ impl Outbound {
                     false => Ok(inner.length),
                 };
                 match length {
-                    Ok(length) if length <= mtu => return read.peer = Some(number),
+                    Ok(length) if length <= mtu => {
+                        read.peer = Some(number);
+                        if !table.local().has(inner.source) {
+                            let summed = read.header.flags & VirtioHeader::NEEDS_CSUM == 0;
+                            mss::clamp(packet, &inner, peer.mtu(), summed);
+                        }
+                        if large::is_large(length) {
+                            peer.note_large(packet, &inner, table.local(), &mut self.message, reading.now);
+                            large::report(peer, &self.queues, reading.now);
+                        }
+                        return;
+                    }
                     Ok(_) => (DropReason::TooBig, Trouble::TooBig(peer.mtu())),
                     Err(reason) => return self.counters.dropped(reason),
                 }

@@ -1,5 +1,9 @@
 //! A peer as the data threads see it.
 
+use super::forwarding::Local;
+use super::icmp::MAX_MESSAGE;
+use super::inner::InnerPacket;
+use super::large::Errors;
 use crate::identity::NodeId;
 use crate::time::Instant;
 use crate::tunnel::Tunnel;
@@ -13,6 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The shortest time between two events of one kind about one peer, in nanoseconds: the control task needs to learn of
 /// a move or a wish once, and a second is shorter than anything it decides.
 const EVENT_INTERVAL: u64 = 1_000_000_000;
+
+/// The same for large packets, which are asked after once a second.
+const LARGE_INTERVAL: u64 = 500_000_000;
 
 /// One way for a peer's datagrams: where to, and from which of our addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,8 @@ pub struct Peer {
     last_data: AtomicU64,
     moved: Throttle,
     wanted: Throttle,
+    large: Throttle,
+    errors: Mutex<Option<Box<Errors>>>,
 }
 
 impl Peer {
@@ -70,6 +79,8 @@ impl Peer {
             last_data: AtomicU64::new(0),
             moved: Throttle::default(),
             wanted: Throttle::default(),
+            large: Throttle::default(),
+            errors: Mutex::new(None),
         })
     }
 
@@ -160,16 +171,42 @@ impl Peer {
         self.shared.load(Ordering::Relaxed).then(lock)
     }
 
+    /// Keeps what would tell the sender of a large packet of its size, should it vanish. Never waits.
+    pub(super) fn note_large(
+        &self,
+        packet: &[u8],
+        inner: &InnerPacket,
+        local: &Local,
+        room: &mut [u8; MAX_MESSAGE],
+        now: Instant,
+    ) {
+        // Held elsewhere only while a path turns out to be smaller, or another thread notes a packet.
+        if let Ok(mut errors) = self.errors.try_lock() {
+            let errors = errors.get_or_insert_with(|| Box::new(Errors::new(now)));
+            errors.note(packet, inner, local, room, now);
+        }
+    }
+
+    /// Takes the errors that tell this host's senders that their newest large packets were too large.
+    pub fn take_errors(&self, now: Instant) -> Vec<Vec<u8>> {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.as_mut().map_or_else(Vec::new, |errors| errors.take(now))
+    }
+
     pub(super) fn may_report_move(&self, now: Instant) -> bool {
-        self.moved.allow(now)
+        self.moved.allow(now, EVENT_INTERVAL)
     }
 
     pub(super) fn may_report_want(&self, now: Instant) -> bool {
-        self.wanted.allow(now)
+        self.wanted.allow(now, EVENT_INTERVAL)
+    }
+
+    pub(super) fn may_report_large(&self, now: Instant) -> bool {
+        self.large.allow(now, LARGE_INTERVAL)
     }
 }
 
-/// Lets one event through per [`EVENT_INTERVAL`]; shared by threads without a lock.
+/// Lets one event through per interval; shared by threads without a lock.
 #[derive(Default)]
 struct Throttle {
     /// When the next event may pass, nanoseconds since boot.
@@ -177,9 +214,9 @@ struct Throttle {
 }
 
 impl Throttle {
-    fn allow(&self, now: Instant) -> bool {
+    fn allow(&self, now: Instant, interval: u64) -> bool {
         let next = self.next.load(Ordering::Relaxed);
-        let after = now.as_nanos().saturating_add(EVENT_INTERVAL);
+        let after = now.as_nanos().saturating_add(interval);
         now.as_nanos() >= next && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
@@ -193,8 +230,8 @@ mod tests {
     fn one_event_a_second() {
         let throttle = Throttle::default();
         let now = Instant::from_millis(5);
-        assert!(throttle.allow(now));
-        assert!(!throttle.allow(now + Duration::from_millis(999)));
-        assert!(throttle.allow(now + Duration::from_secs(1)));
+        assert!(throttle.allow(now, EVENT_INTERVAL));
+        assert!(!throttle.allow(now + Duration::from_millis(999), EVENT_INTERVAL));
+        assert!(throttle.allow(now + Duration::from_secs(1), EVENT_INTERVAL));
     }
 }

@@ -79,6 +79,12 @@ pub enum Event {
         /// The peer.
         node: NodeId,
     },
+    /// A packet above [`crate::wire::size_probe::FLOOR`] was sent to a peer, about twice a second per peer at most: the path
+    /// may not carry it.
+    Large {
+        /// The peer.
+        node: NodeId,
+    },
     /// The TUN device was deleted; nothing leaves by it any more.
     DeviceGone,
 }

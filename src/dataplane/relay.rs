@@ -7,6 +7,8 @@
 use super::forwarding::ForwardingTable;
 use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
 use super::inner::InnerPacket;
+use super::large;
+use super::mss;
 use super::offload::checksum::Sum;
 use super::peer::Peer;
 use super::queues::{Event, Queues};
@@ -74,6 +76,10 @@ impl Relay {
                 let _ = self.send(from, length, reading);
             }
             return Err(reason);
+        }
+        mss::clamp(&mut self.packet[..packet.len()], inner, from.mtu().min(to.mtu()), true);
+        if large::is_large(packet.len()) {
+            large::report(to, &self.queues, reading.now);
         }
         self.send(to, packet.len(), reading)
     }

@@ -99,6 +99,7 @@ impl Node {
                 mtu: 1420,
                 addresses: addresses.into_iter().collect(),
                 routes: ["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()].into(),
+                sized: Default::default(),
             };
             let state = HostState { device: Some(device), covers: Default::default() };
             let applied = runtime().block_on(async { netlink::Host::connect().unwrap().apply(&state).await.unwrap() });
@@ -602,6 +603,31 @@ fn an_application_learns_the_size_a_link_carries() {
             assert!(received == [3; 100_000]);
         }
         assert!(a.plane.outbound().dropped(DropReason::TooBig) >= 2);
+    });
+}
+
+#[test]
+fn large_packets_are_told_of_and_their_errors_are_at_hand() {
+    in_namespace("large_packets_are_told_of_and_their_errors_are_at_hand", || {
+        let (mut a, b) = pair();
+        let receiver = b.socket(&v4(2));
+        let target = receiver.local_addr().unwrap();
+        let taken = |a: &Node| a.table.load().peers()[0].take_errors(clock::now());
+        let large = |event: &Event| matches!(event, Event::Large { .. });
+        let socket = a.socket(&v4(1));
+        socket.send_to(&[0; 1_252], target).unwrap();
+        b.until("the packet", |_, inbound| inbound.packets == 1);
+        assert!(!std::iter::from_fn(|| a.events.try_recv().ok()).any(|event| large(&event)));
+        assert!(taken(&a).is_empty(), "1,280 bytes pass everywhere");
+        let began = clock::now();
+        (0..20).for_each(|_| assert_eq!(socket.send_to(&[0; 1_392], target).unwrap(), 1_392));
+        b.until("the packets", |_, inbound| inbound.packets == 21);
+        let most = 1 + clock::now().saturating_since(began).as_millis() / 500;
+        let told = std::iter::from_fn(|| a.events.try_recv().ok());
+        let told = told.filter(large).count();
+        assert!((1..=most).contains(&(told as u128)), "{told} told of, {most} at most");
+        let errors = taken(&a);
+        assert_eq!((errors.len(), errors[0][20..22].to_vec()), (1, vec![3, 4]), "of one flow, one too big");
     });
 }
 

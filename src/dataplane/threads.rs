@@ -13,7 +13,7 @@ use super::transmit::Transmitter;
 use crate::identity::NodeId;
 use crate::platform::clock;
 use crate::platform::tun::Tun;
-use crate::platform::udp::UdpSocket;
+use crate::platform::udp::{Fragmentation, UdpSocket};
 use crate::platform::wake::{Wake, Watch};
 use crate::tunnel::Host;
 use arc_swap::ArcSwap;
@@ -44,6 +44,10 @@ pub struct Dataplane {
     inbound: Vec<Arc<Counters>>,
     retained: Arc<Retained>,
     transmitter: Transmitter,
+    /// One queue of the device.
+    device: Arc<Tun>,
+    /// Of each shard.
+    sockets: Vec<Arc<UdpSocket>>,
 }
 
 impl Dataplane {
@@ -68,6 +72,8 @@ impl Dataplane {
             inbound: Vec::with_capacity(shards.len()),
             retained: Arc::default(),
             transmitter: Transmitter::new(Arc::clone(&first.udp)),
+            device: Arc::clone(first.lanes.first().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?),
+            sockets: shards.iter().map(|ports| Arc::clone(&ports.udp)).collect(),
         };
         for (number, Ports { lanes, udp }) in shards.into_iter().enumerate() {
             let device = lanes.first().map(Arc::clone).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
@@ -120,6 +126,19 @@ impl Dataplane {
     /// Forgets the segments kept for a peer: it is gone, or they have most likely arrived.
     pub fn forget_flows(&self, node: NodeId) {
         self.retained.take(clock::now(), node);
+    }
+
+    /// Hands this host one packet, as if it had come through a tunnel. Returns whether the device took it.
+    pub fn deliver(&self, packet: &[u8]) -> bool {
+        self.device.write(packet).is_ok()
+    }
+
+    /// Sets whether datagrams sent from now on may be fragmented on their way.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it for one of the sockets.
+    pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
+        self.sockets.iter().try_for_each(|socket| socket.set_fragmentation(fragmentation))
     }
 
     /// Stops the threads and waits for them: at most one turn of each.

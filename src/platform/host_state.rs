@@ -1,7 +1,7 @@
 //! What the host's link, addresses and routes should be, what they are, and the steps between.
 
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -41,6 +41,9 @@ pub struct Device {
     pub addresses: BTreeSet<IpAddr>,
     /// The prefixes routed through it.
     pub routes: BTreeSet<IpNet>,
+    /// Of these, and of parts of them, the ones to which packets may be smaller or larger than others, in bytes: they get
+    /// a route with an MTU of its own.
+    pub sized: BTreeMap<IpNet, u32>,
 }
 
 /// The state found on the host, reduced to what is ours or on our device.
@@ -76,6 +79,8 @@ pub struct Route {
     pub device: Option<u32>,
     /// Its metric; lower wins.
     pub metric: u32,
+    /// Its MTU in bytes, where it is not the device's.
+    pub mtu: Option<u32>,
     /// Its table.
     pub table: u32,
 }
@@ -109,6 +114,8 @@ pub enum Change {
     },
     /// Adds a route.
     AddRoute(Route),
+    /// Gives a route of ours another MTU.
+    ReplaceRoute(Route),
     /// Removes a route of ours.
     RemoveRoute(Route),
 }
@@ -120,6 +127,7 @@ impl fmt::Display for Change {
             Change::AddAddress { address, .. } => write!(f, "add address {address}"),
             Change::RemoveAddress { address, .. } => write!(f, "remove address {address}"),
             Change::AddRoute(route) => write!(f, "add {route}"),
+            Change::ReplaceRoute(route) => write!(f, "replace {route}"),
             Change::RemoveRoute(route) => write!(f, "remove {route}"),
         }
     }
@@ -128,7 +136,8 @@ impl fmt::Display for Change {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.device.is_some() { "route" } else { "unreachable route" };
-        write!(f, "{kind} {} metric {}", self.destination, self.metric)
+        write!(f, "{kind} {} metric {}", self.destination, self.metric)?;
+        self.mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
     }
 }
 
@@ -136,6 +145,7 @@ impl fmt::Display for Route {
 /// first, removals last, and of those the covers last.
 pub fn difference(wanted: &HostState, actual: &Actual) -> Vec<Change> {
     let mut changes = Vec::new();
+    let mut replaced = BTreeSet::new();
     let mut routes: BTreeSet<Route> = wanted.covers.iter().map(|&net| cover(net)).collect();
     changes.extend(routes.difference(&actual.routes).map(|&route| Change::AddRoute(route)));
 
@@ -147,24 +157,31 @@ pub fn difference(wanted: &HostState, actual: &Actual) -> Vec<Change> {
         let addresses: BTreeSet<IpNet> = device.addresses.iter().map(|&address| IpNet::from(address)).collect();
         let missing = addresses.difference(&found.addresses);
         changes.extend(missing.map(|net| Change::AddAddress { index, address: net.addr() }));
-        let through: BTreeSet<Route> = device.routes.iter().map(|&net| tunnel(net, index)).collect();
-        changes.extend(through.difference(&actual.routes).map(|&route| Change::AddRoute(route)));
+        let nets = device.routes.iter().chain(device.sized.keys());
+        let through: BTreeSet<Route> = nets.map(|net| tunnel(*net, index, device.sized.get(net).copied())).collect();
+        let replaces = |route: &Route| actual.routes.iter().any(|there| Route { mtu: route.mtu, ..*there } == *route);
+        changes.extend(through.difference(&actual.routes).map(|route| match replaces(route) {
+            true => Change::ReplaceRoute(*route),
+            false => Change::AddRoute(*route),
+        }));
+        replaced.extend(through.iter().map(|route| Route { mtu: None, ..*route }));
         routes.extend(through);
         let surplus = found.marked.difference(&addresses);
         changes.extend(surplus.map(|&address| Change::RemoveAddress { index, address }));
     }
-    let mut surplus: Vec<Route> = actual.routes.difference(&routes).copied().collect();
+    let stays = |route: &Route| routes.contains(route) || replaced.contains(&Route { mtu: None, ..*route });
+    let mut surplus: Vec<Route> = actual.routes.iter().filter(|route| !stays(route)).copied().collect();
     surplus.sort_by_key(|route| (route.device.is_none(), *route));
     changes.extend(surplus.into_iter().map(Change::RemoveRoute));
     changes
 }
 
 fn cover(net: IpNet) -> Route {
-    Route { destination: net.trunc(), device: None, metric: COVER_METRIC, table: MAIN_TABLE }
+    Route { destination: net.trunc(), device: None, metric: COVER_METRIC, mtu: None, table: MAIN_TABLE }
 }
 
-fn tunnel(net: IpNet, index: u32) -> Route {
-    Route { destination: net.trunc(), device: Some(index), metric: TUNNEL_METRIC, table: MAIN_TABLE }
+fn tunnel(net: IpNet, index: u32, mtu: Option<u32>) -> Route {
+    Route { destination: net.trunc(), device: Some(index), metric: TUNNEL_METRIC, mtu, table: MAIN_TABLE }
 }
 
 #[cfg(test)]
@@ -182,6 +199,7 @@ mod tests {
                 mtu: 1420,
                 addresses: ["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
                 routes: nets(&["10.1.0.0/16", "fd00::/64"]),
+                sized: BTreeMap::new(),
             }),
             covers: nets(&["10.1.0.0/16", "fd00::/64"]),
         }
@@ -200,7 +218,7 @@ mod tests {
         assert_eq!(changes.len(), 6);
 
         let mut full = up(7);
-        full.routes = [cover("10.1.0.0/16".parse().unwrap()), tunnel("10.1.0.0/16".parse().unwrap(), 7)].into();
+        full.routes = [cover("10.1.0.0/16".parse().unwrap()), tunnel("10.1.0.0/16".parse().unwrap(), 7, None)].into();
         let removals = difference(&HostState::default(), &full);
         assert!(matches!(
             removals[..],
@@ -211,10 +229,10 @@ mod tests {
     #[test]
     fn a_route_through_a_former_device_is_replaced() {
         let mut actual = up(8);
-        actual.routes = [tunnel("10.1.0.0/16".parse().unwrap(), 7)].into();
+        actual.routes = [tunnel("10.1.0.0/16".parse().unwrap(), 7, None)].into();
         let changes = difference(&wanted(), &actual);
-        assert!(changes.contains(&Change::AddRoute(tunnel("10.1.0.0/16".parse().unwrap(), 8))));
-        assert!(changes.contains(&Change::RemoveRoute(tunnel("10.1.0.0/16".parse().unwrap(), 7))));
+        assert!(changes.contains(&Change::AddRoute(tunnel("10.1.0.0/16".parse().unwrap(), 8, None))));
+        assert!(changes.contains(&Change::RemoveRoute(tunnel("10.1.0.0/16".parse().unwrap(), 7, None))));
     }
 
     #[test]
@@ -227,5 +245,26 @@ mod tests {
         let removed: Vec<_> = changes.iter().filter(|c| matches!(c, Change::RemoveAddress { .. })).collect();
         assert_eq!(removed, [&Change::RemoveAddress { index: 7, address: "10.1.0.9/32".parse().unwrap() }]);
         assert!(!changes.iter().any(|c| matches!(c, Change::AddAddress { .. })));
+    }
+
+    #[test]
+    fn another_mtu_replaces_the_route_and_nothing_goes_missing_meanwhile() {
+        let [part, whole]: [IpNet; 2] = ["10.1.0.7/32", "10.1.0.0/16"].map(|net| net.parse().unwrap());
+        let mut state = wanted();
+        state.covers.clear();
+        state.device.as_mut().unwrap().sized = [(part, 1_280)].into();
+        let mut actual = up(7);
+        let added = difference(&state, &actual);
+        assert!(added.contains(&Change::AddRoute(tunnel(part, 7, Some(1_280)))));
+        assert!(added.contains(&Change::AddRoute(tunnel(whole, 7, None))));
+        let routes = added.iter().filter_map(|c| if let Change::AddRoute(route) = c { Some(*route) } else { None });
+        actual.routes = routes.collect();
+        actual.device.as_mut().unwrap().addresses = nets(&["10.1.0.1/32", "fd00::1/128"]);
+        assert_eq!(difference(&state, &actual), []);
+        state.device.as_mut().unwrap().sized = [(part, 1_328), (whole, 1_300)].into();
+        let want = [(whole, 1_300), (part, 1_328)].map(|(net, mtu)| Change::ReplaceRoute(tunnel(net, 7, Some(mtu))));
+        assert_eq!(difference(&state, &actual), want);
+        state.device.as_mut().unwrap().sized.clear();
+        assert_eq!(difference(&state, &actual), [Change::RemoveRoute(tunnel(part, 7, Some(1_280)))]);
     }
 }

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::address::{
 };
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec};
 use std::collections::BTreeSet;
@@ -255,6 +255,9 @@ impl Host {
                 self.handle.address().del(message).execute().await
             }
             Change::AddRoute(ref route) => self.handle.route().add(route_message(route, self.protocol)).execute().await,
+            Change::ReplaceRoute(ref route) => {
+                self.handle.route().add(route_message(route, self.protocol)).replace().execute().await
+            }
             Change::RemoveRoute(ref route) => {
                 self.handle.route().del(route_message(route, self.protocol)).execute().await
             }
@@ -283,6 +286,9 @@ fn route_message(route: &Route, protocol: u8) -> RouteMessage {
     message.attributes.push(RouteAttribute::Table(route.table));
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
     message.attributes.push(RouteAttribute::Priority(route.metric));
+    if let Some(mtu) = route.mtu {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    }
     match route.device {
         Some(index) => {
             message.header.kind = RouteType::Unicast;
@@ -301,7 +307,7 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
     let mut address = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let mut route_device = None;
     // The kernel omits a metric of 0, and the table attribute never.
-    let (mut metric, mut table) = (0, u32::from(message.header.table));
+    let (mut metric, mut table, mut mtu) = (0, u32::from(message.header.table), None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(v4)) => address = IpAddr::V4(*v4),
@@ -309,6 +315,10 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Oif(index) => route_device = Some(*index),
             RouteAttribute::Priority(value) => metric = *value,
             RouteAttribute::Table(value) => table = *value,
+            RouteAttribute::Metrics(metrics) => {
+                let told = |metric: &RouteMetric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None };
+                mtu = metrics.iter().find_map(told);
+            }
             _ => {}
         }
     }
@@ -319,7 +329,7 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         _ => return None,
     };
     let destination = IpNet::new(address, message.header.destination_prefix_length).ok()?;
-    Some(Route { destination, device, metric, table })
+    Some(Route { destination, device, metric, mtu, table })
 }
 
 pub(super) fn device_of(link: &LinkMessage) -> ActualDevice {
@@ -390,17 +400,19 @@ mod tests {
     use crate::platform::test_namespace::{in_namespace, runtime};
     use crate::platform::tun::Tun;
     use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
 
     fn wanted(device: &str) -> HostState {
         let nets = ["10.77.0.0/16", "192.168.50.0/24", "fd77::/64", "fd78:1::/48"];
         let nets: BTreeSet<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
         let addresses = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into();
-        let device = Device { name: device.into(), mtu: 1420, addresses, routes: nets.clone() };
+        let device =
+            Device { name: device.into(), mtu: 1420, addresses, routes: nets.clone(), sized: Default::default() };
         HostState { device: Some(device), covers: nets }
     }
 
     async fn foreign(host: &Host, destination: &str, metric: u32) {
-        let route = Route { destination: destination.parse().unwrap(), device: None, metric, table: MAIN };
+        let route = Route { destination: destination.parse().unwrap(), device: None, metric, mtu: None, table: MAIN };
         host.handle.route().add(route_message(&route, 4)).execute().await.unwrap();
     }
 
@@ -465,6 +477,51 @@ mod tests {
     }
 
     #[test]
+    fn a_part_gets_an_mtu_of_its_own_and_another_one_later() {
+        in_namespace("a_part_gets_an_mtu_of_its_own_and_another_one_later", || {
+            runtime().block_on(async {
+                let tun = Tun::create("mesh%d").unwrap();
+                let host = Host::connect().unwrap();
+                let mut wanted = wanted(tun.name());
+                host.apply(&wanted).await.unwrap();
+                for mtus in [Some((1_280, 1_300)), Some((1_328, 1_420)), None] {
+                    let (v4, v6) = mtus.unwrap_or((1_420, 1_420));
+                    let parts = [("10.77.0.9/32", v4), ("fd77::9/128", v6)];
+                    let sized = parts.map(|(net, mtu)| (net.parse().unwrap(), mtu));
+                    let device = wanted.device.as_mut().unwrap();
+                    device.sized = if mtus.is_some() { sized.into() } else { Default::default() };
+                    let applied = host.apply(&wanted).await.unwrap();
+                    assert_eq!((applied.made.len(), applied.failed), (2, vec![]), "{mtus:?}");
+                    assert_eq!(host.apply(&wanted).await.unwrap(), Applied::default(), "{mtus:?}");
+                    assert_eq!((mtu_to("10.77.0.9"), mtu_to("fd77::9")), (v4, v6));
+                    assert_eq!(
+                        (mtu_to("10.77.0.8"), mtu_to("fd77::8")),
+                        (1_420, 1_420),
+                        "the others keep the device's"
+                    );
+                }
+            });
+        });
+    }
+
+    /// The largest packet that the kernel would send to an address.
+    fn mtu_to(address: &str) -> u32 {
+        let wildcard = if address.contains('.') { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(wildcard).unwrap();
+        socket.connect((address.parse::<IpAddr>().unwrap(), 9)).unwrap();
+        let (level, name) = match address.contains('.') {
+            true => (libc::IPPROTO_IP, libc::IP_MTU),
+            false => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        };
+        let (mut mtu, mut length) = (0u32, size_of::<u32>() as libc::socklen_t);
+        // SAFETY: the pointers and the length describe two locals that outlive the call; the options write an int.
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut length) };
+        assert_eq!(result, 0);
+        mtu
+    }
+
+    #[test]
     fn a_new_address_and_fewer_prefixes_replace_the_old_ones() {
         in_namespace("a_new_address_and_fewer_prefixes_replace_the_old_ones", || {
             runtime().block_on(async {
@@ -496,7 +553,13 @@ mod tests {
                 let (host, other) = (Host::connect().unwrap(), Host::connect_marked(4).unwrap());
                 let everything: BTreeSet<IpNet> = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()].into();
                 let addresses = ["203.0.113.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into();
-                let device = Device { name: outside.name().into(), mtu: 1500, addresses, routes: everything };
+                let device = Device {
+                    name: outside.name().into(),
+                    mtu: 1500,
+                    addresses,
+                    routes: everything,
+                    sized: Default::default(),
+                };
                 other.apply(&HostState { device: Some(device), covers: BTreeSet::new() }).await.unwrap();
 
                 host.apply(&wanted(tun.name())).await.unwrap();
@@ -580,6 +643,7 @@ mod tests {
                     destination: "10.77.0.0/16".parse().unwrap(),
                     device: Some(index),
                     metric: crate::platform::host_state::TUNNEL_METRIC,
+                    mtu: None,
                     table: MAIN,
                 });
                 host.make(&route).await.unwrap();

@@ -303,6 +303,7 @@ mod tests {
                     mtu: 1420,
                     addresses: ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into(),
                     routes: ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()].into(),
+                    sized: Default::default(),
                 };
                 let state = HostState { device: Some(device), covers: Default::default() };
                 runtime().block_on(async {

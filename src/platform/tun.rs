@@ -351,6 +351,7 @@ mod tests {
                 mtu: 1420,
                 addresses: [v4.parse().unwrap()].into(),
                 routes: ["10.77.0.0/16".parse().unwrap()].into(),
+                sized: Default::default(),
             };
             let state = HostState { device: Some(device), covers: Default::default() };
             let applied = Host::connect().unwrap().apply(&state).await.unwrap();

@@ -549,7 +549,7 @@ mod tests {
         runtime().block_on(async {
             let addresses = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()].into();
             let routes = ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()].into();
-            let device = Device { name: tun.name().into(), mtu, addresses, routes };
+            let device = Device { name: tun.name().into(), mtu, addresses, routes, sized: Default::default() };
             let state = HostState { device: Some(device), covers: Default::default() };
             Host::connect().unwrap().apply(&state).await.unwrap();
         });

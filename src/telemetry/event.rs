@@ -27,6 +27,8 @@ pub enum EventKind {
     Observer,
     /// Packets take another path.
     PathChanged,
+    /// A path carries larger packets than before, or only smaller ones.
+    PathMtu,
     /// A member became known.
     Joined,
     /// A member was revoked.
@@ -63,6 +65,7 @@ impl EventKind {
             EventKind::ClockStep => "clock_step",
             EventKind::Observer => "observer",
             EventKind::PathChanged => "path_changed",
+            EventKind::PathMtu => "path_mtu",
             EventKind::Joined => "joined",
             EventKind::Revoked => "revoked",
             EventKind::Renewed => "renewed",

@@ -10,6 +10,7 @@ pub mod probe;
 pub mod receipts;
 pub mod row;
 mod sealed;
+pub mod size_probe;
 
 pub use drop::DropReason;
 pub use sealed::Recipient;

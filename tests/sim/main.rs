@@ -10,4 +10,5 @@ mod net;
 mod paths;
 mod probing;
 mod scenarios;
+mod sizes;
 mod trace;

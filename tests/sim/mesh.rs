@@ -181,7 +181,8 @@ impl Mesh {
         };
         let endpoints: Vec<SocketAddr> = (0..host.addresses).map(|number| Net::other_endpoint(index, number)).collect();
         let addresses = endpoints.iter().map(SocketAddr::ip).collect();
-        let settings = Settings { probe_interval: Duration::from_secs(1), endpoints, addresses, bootstrap };
+        let probe_interval = Duration::from_secs(1);
+        let settings = Settings { probe_interval, endpoints, addresses, mtu: 1_420, bootstrap };
         let snapshot = host.disk.as_deref().and_then(|bytes| Snapshot::from_bytes(bytes).ok());
         let mut seed = [0u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
@@ -244,6 +245,14 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// Tells a host's engine something.
+    pub fn command(&mut self, index: usize, tell: impl FnOnce(&mut Engine)) {
+        if let Some(engine) = self.hosts[index].engine.as_mut() {
+            tell(engine);
+        }
+        self.drain(index);
     }
 
     /// Runs for a while.
@@ -335,6 +344,7 @@ impl Mesh {
                 Output::Message { to, via, bytes } => self.seal(index, to, via, &bytes),
                 Output::Peer(change) => self.change(index, change),
                 Output::Initiate { node, path } => self.initiate(index, node, path),
+                Output::Fragmentation { .. } => {}
                 Output::Routing | Output::Persist(Persist::Invites) => {}
                 Output::Persist(Persist::Certificate(certificate)) => self.hosts[index].certificate = *certificate,
                 Output::Persist(Persist::Membership | Persist::Revocation) => {
@@ -364,6 +374,8 @@ impl Mesh {
                     tunnel.path = Some(path);
                 }
             }
+            // Told of by an event as well.
+            PeerChange::Mtu { .. } => {}
             PeerChange::Remove { node } => {
                 tunnels.remove(&node);
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meshd::identity::WireguardKey;
 use meshd::time::Instant;
+use meshd::wire::overlay::HEADER_LEN;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -56,6 +57,8 @@ pub struct Net {
     pub translated: BTreeMap<IpAddr, IpAddr>,
     /// Addresses that no host has any more.
     pub gone: BTreeSet<IpAddr>,
+    /// The largest overlay packet that passes between an ordered pair, in bytes, where not all do.
+    pub limits: BTreeMap<(usize, usize), usize>,
     /// Packets and bytes handed in, per sender.
     pub sent: Vec<(u64, u64)>,
 }
@@ -73,6 +76,7 @@ impl Net {
             detours: BTreeMap::new(),
             translated: BTreeMap::new(),
             gone: BTreeSet::new(),
+            limits: BTreeMap::new(),
             sent: vec![(0, 0); hosts],
         }
     }
@@ -113,6 +117,10 @@ impl Net {
         let ends = (from.ip(), to.ip());
         let cut = self.cuts.contains(&(sender, host)) || self.path_cuts.contains(&ends);
         if roll % 1000 < self.loss || cut || hidden || self.gone.contains(&ends.0) || self.gone.contains(&ends.1) {
+            return;
+        }
+        let inner = if let Packet::Sealed { payload, .. } = &packet { payload.len() + HEADER_LEN } else { 0 };
+        if self.limits.get(&(sender, host)).is_some_and(|limit| inner > *limit) {
             return;
         }
         // Two sites: even hosts and odd hosts. Up to a fifth more, so that packets overtake each other.

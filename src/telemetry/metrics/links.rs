@@ -35,6 +35,9 @@ impl<'a> Links<'a> {
         let since = self.each(|link| answers(link.state).then(|| link.since.as_secs() as f64));
         let help = "Since when the peer has answered";
         families.gauge("link_up_since_timestamp", Some(Unit::Seconds), help, since)?;
+        let mtu = self.each(|link| Some(f64::from(link.path_mtu)));
+        let help = "The largest packet that the path to the peer carries";
+        families.gauge("link_path_mtu", Some(Unit::Bytes), help, mtu)?;
         let transitions = self.several(|link| {
             link.counters.transitions().map(|(state, count)| (("to", state_name(state)), count)).collect()
         });

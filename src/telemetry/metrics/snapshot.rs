@@ -82,6 +82,8 @@ pub struct LinkSnapshot {
     pub smoothed_rtt: Option<Duration>,
     /// What its probes came to.
     pub counters: LinkCounters,
+    /// The largest packet that the path to the peer carries, in bytes.
+    pub path_mtu: u16,
     /// Since when it has been so.
     pub since: UnixTime,
     /// When the session in use was made; `None` without one.
