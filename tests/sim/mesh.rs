@@ -292,7 +292,6 @@ impl Mesh {
                     let node = *node;
                     tunnel.asked.clear();
                     tunnel.sessions.push(session);
-                    tunnel.path = Some(path);
                     engine.handle_session(node, SessionEvent::Established { path }, now);
                     host.reached.insert(node);
                     let on = SocketAddr::new(delivery.at_address, PORT);
