@@ -19,6 +19,7 @@ mod path_mtu;
 mod paths;
 mod revocation;
 mod scene;
+mod service;
 mod state;
 mod stranger;
 mod views;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             path_mtu::CASES,
             wireguard::CASES,
             browser::CASES,
+            service::CASES,
         ],
         &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )

@@ -31,11 +31,17 @@ impl Scene {
 
     /// As [`Scene::founded`], with more arguments of `meshctl init`.
     pub fn founded_with(lab: &Lab, names: &[&str], more: &[&str]) -> Result<Scene> {
+        Scene::prepared(lab, names, more, |_| Ok(()))
+    }
+
+    /// As [`Scene::founded_with`], with something done to each host before any of its files are made.
+    pub fn prepared(lab: &Lab, names: &[&str], more: &[&str], prepare: impl Fn(&Host) -> Result<()>) -> Result<Scene> {
         let wan = lab.wan(11)?;
         let hosts: Vec<Host> = names.iter().map(|name| lab.host(name)).collect::<Result<_>>()?;
         let ports: Vec<_> = hosts.iter().map(|host| wan.attach(host)).collect::<Result<_>>()?;
         wan.all().delay(DELAY);
         let underlay: Vec<Ipv4Addr> = ports.iter().map(|port| port.v4).collect();
+        hosts.iter().try_for_each(prepare)?;
         let v6 = ports.iter().map(|port| port.v6).collect();
         let mesh = Mesh::init_with(&hosts[0], underlay[0], more)?;
         Ok(Scene { wan, hosts, underlay, v6, mesh })

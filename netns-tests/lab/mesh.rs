@@ -88,6 +88,11 @@ impl Mesh {
 
     /// Returns the directory of a host's configuration, keys and state.
     pub fn directory(&self, host: &Host) -> PathBuf {
+        Mesh::directory_on(host)
+    }
+
+    /// Returns the same directory of a host that is in no mesh yet.
+    pub fn directory_on(host: &Host) -> PathBuf {
         host.dir().join("mesh")
     }
 

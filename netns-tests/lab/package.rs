@@ -55,6 +55,9 @@ pub const PROMETHEUS: Set = Set { name: "prometheus", packages: &["prometheus"],
 /// `chromedriver`, and Chromium, which it drives.
 pub const CHROMIUM: Set = Set { name: "chromium", packages: &["chromium", "chromium-driver"], program: "chromedriver" };
 
+/// `systemd-analyze`, which needs no running systemd for what it is asked here.
+pub const SYSTEMD: Set = Set { name: "systemd", packages: &["systemd"], program: "systemd-analyze" };
+
 /// Every set there is.
 pub const ALL: &[&Set] = &[
     &IPROUTE2,
@@ -70,6 +73,7 @@ pub const ALL: &[&Set] = &[
     &SOCKPERF,
     &PROMETHEUS,
     &CHROMIUM,
+    &SYSTEMD,
 ];
 
 /// A set ready to be run from.

@@ -127,6 +127,8 @@ pub enum Command {
     Dbcost(DbcostArgs),
     /// Shows every path to a node, what is known of it, and why the one in use was chosen.
     Paths(PathsArgs),
+    /// Waits until the mesh, or the links to some nodes, are up.
+    Wait(super::wait::WaitArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,

@@ -32,6 +32,7 @@ mod status;
 mod table;
 mod top;
 mod underlay;
+mod wait;
 mod when;
 mod wireguard;
 
@@ -83,6 +84,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(context, args).await,
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
+        Command::Wait(args) => wait::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),
@@ -146,6 +148,9 @@ mod tests {
             ("paths", Exit::Good),
             ("paths db1", Exit::Good),
             ("paths nobody", Exit::NotFound),
+            ("wait", Exit::Good),
+            ("wait db-par-17", Exit::Good),
+            ("wait nobody --timeout 0s", Exit::Failed),
             ("matrix --by site --loss", Exit::Good),
             ("version", Exit::Good),
             ("wireguard phone", Exit::Good),

@@ -138,6 +138,8 @@ settings! {
     Receivers(Vec<Receiver>) "receiver" Live receivers;
     /// Where the page for browsers is served.
     WebListen(Option<SocketAddr>) "web.listen" Live web.listen;
+    /// The group that may look.
+    ApiGroup(Option<String>) "api.group" NeedsRestart api.group;
     /// The log level.
     LogLevel(Level) "log.level" Live log.level;
 }

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 15] = [
+pub const SECTIONS: [(&str, &str); 16] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -57,11 +57,12 @@ pub const SECTIONS: [(&str, &str); 15] = [
         "web",
         "The page for browsers: the mesh and each link's history, without a password, on this host or in the mesh alone.",
     ),
+    ("api", "Who may ask the daemon, besides root and the daemon's own user."),
     ("log", "What is written to the log (standard error)."),
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 50] = [
+pub const KEYS: [Key; 51] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -230,6 +231,13 @@ pub const KEYS: [Key; 50] = [
         "ADDRESS:PORT with a loopback address or this node's overlay address",
         "none",
         "The TCP address of the page; it is not served without it.",
+    ),
+    key(
+        "api",
+        "group",
+        "a group's name: 1 to 32 of [a-z0-9_-]",
+        "none",
+        "The group of this host whose members may look (`meshctl status`); changes are for root and the daemon's user.",
     ),
     key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
 ];

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+mod api;
 pub mod change;
 pub mod duration;
 mod history;
@@ -29,6 +30,7 @@ use ipnet::Ipv4Net;
 use crate::identity::{AnchorError, MeshId, NodeName, Tag, TrustAnchor, VerifyingKey, WireguardKey};
 
 pub use alert::Alert;
+pub use api::Api;
 pub use change::{Change, Effect, Setting, diff};
 pub use history::HistorySettings;
 pub use metrics::{Metrics, PerLink};
@@ -83,6 +85,8 @@ pub struct Config {
     pub receivers: Vec<Receiver>,
     /// What people look at.
     pub web: Web,
+    /// Who else may ask the daemon.
+    pub api: Api,
     /// What is logged.
     pub log: Log,
 }
@@ -191,8 +195,8 @@ impl Latency {
 
 /// Where keys, state and the socket lie. Paths are absolute or relative to the working directory, never to the file.
 ///
-/// A configuration in [`SYSTEM_DIRECTORY`] keeps its state in `/var/lib/meshd` and its socket in `/run/meshd`; one in
-/// any other directory keeps both there, so that several meshes, or a trial without root, need no further setting.
+/// A configuration in [`SYSTEM_DIRECTORY`] keeps its state in `/var/lib/meshd` and its socket in `/run/meshd`, one in a
+/// directory NAME below it in directories NAME below those; one in any other directory keeps both there, so that several meshes, or a trial without root, need no further setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The node's private keys.
@@ -215,10 +219,13 @@ impl Files {
     /// Returns the places that follow from where the configuration file lies.
     pub fn beside(config: &Path) -> Files {
         let directory = directory_of(config);
-        let (state_directory, socket) = if directory == Path::new(SYSTEM_DIRECTORY) {
-            (PathBuf::from("/var/lib/meshd"), PathBuf::from("/run/meshd/meshd.sock"))
-        } else {
-            (directory.join("state"), directory.join("meshd.sock"))
+        let (state_directory, socket) = match directory.strip_prefix(SYSTEM_DIRECTORY) {
+            Ok(mesh) if mesh.components().count() <= 1 => {
+                // By components, since joining nothing would end the path with a slash.
+                let below = |place: &str| Path::new(place).components().chain(mesh.components()).collect::<PathBuf>();
+                (below("/var/lib/meshd"), below("/run/meshd").join("meshd.sock"))
+            }
+            _ => (directory.join("state"), directory.join("meshd.sock")),
         };
         Files {
             identity: directory.join("identity.key"),
@@ -339,6 +346,7 @@ impl Config {
             alerts: Vec::new(),
             receivers: Vec::new(),
             web: Web::default(),
+            api: Api::default(),
             log: Log { level: Level::Info },
         }
     }

@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
+    Api, Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
 use super::{PerLink, Probe, Problems, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
@@ -103,6 +103,8 @@ impl Reader {
         let receivers = self.receivers(document);
         let alerts = self.alerts(document, &receivers);
         let web = self.web(document, mesh.as_ref(), metrics.listen);
+        let api = self.section(document, "api");
+        let group = self.optional(&api, "group", group);
         let log = self.section(document, "log");
         let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
         Some(Config {
@@ -120,6 +122,7 @@ impl Reader {
             alerts,
             receivers,
             web,
+            api: Api { group },
             log: Log { level },
         })
     }
@@ -534,6 +537,11 @@ fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
 
 fn flag(value: &Value<'_>) -> Result<bool, String> {
     value.get_ref().as_bool().ok_or_else(|| found(value))
+}
+
+fn group(value: &Value<'_>) -> Result<String, String> {
+    let name = text(value)?;
+    if Api::is_group(name) { Ok(name.to_owned()) } else { Err(found(value)) }
 }
 
 fn size(value: &Value<'_>) -> Result<u64, String> {

@@ -1,7 +1,6 @@
 //! The commented file that `meshctl init` and `meshctl join` write.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::history::format_size;
@@ -69,7 +68,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("history", "max_size", &size, history.max_size == plain.history.max_size);
 
     writer.section("metrics");
-    writer.place("metrics", "listen", config.metrics.listen, "127.0.0.1:9655");
+    writer.given_or_example("metrics", "listen", config.metrics.listen, "127.0.0.1:9655");
     let per_link = quoted(config.metrics.per_link.name());
     writer.key("metrics", "per_link", &per_link, config.metrics.per_link == plain.metrics.per_link);
 
@@ -77,7 +76,10 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.receivers(config, path);
 
     writer.section("web");
-    writer.place("web", "listen", config.web.listen, "127.0.0.1:7656");
+    writer.given_or_example("web", "listen", config.web.listen, "127.0.0.1:7656");
+
+    writer.section("api");
+    writer.given_or_example("api", "group", config.api.group.as_deref(), "meshd");
 
     writer.section("log");
     writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
@@ -197,9 +199,9 @@ impl Writer {
     }
 
     /// Writes an address that is given, or a comment with an example.
-    fn place(&mut self, section: &str, name: &str, address: Option<SocketAddr>, example: &str) {
-        match address {
-            Some(address) => self.key(section, name, &quoted(address.to_string()), false),
+    fn given_or_example(&mut self, section: &str, name: &str, value: Option<impl ToString>, example: &str) {
+        match value {
+            Some(value) => self.key(section, name, &quoted(value.to_string()), false),
             None => {
                 self.comment_of_key(section, name);
                 self.line(&format!("# {name} = \"{example}\""));

@@ -43,6 +43,14 @@ fn a_system_file_keeps_to_the_hierarchy() {
     assert_eq!(config.files.certificate, Path::new("/etc/meshd/node.cert"));
     assert_eq!(config.files.state_directory, Path::new("/var/lib/meshd"));
     assert_eq!(config.files.socket, Path::new("/run/meshd/meshd.sock"));
+    assert_eq!(config.files.state_directory.as_os_str(), "/var/lib/meshd");
+    // One of several meshes of a host, for the unit `meshd@blue`.
+    let config = Config::parse(MINIMAL, Path::new("/etc/meshd/blue/meshd.toml")).unwrap();
+    assert_eq!(config.files.identity, Path::new("/etc/meshd/blue/identity.key"));
+    assert_eq!(config.files.state_directory, Path::new("/var/lib/meshd/blue"));
+    assert_eq!(config.files.socket, Path::new("/run/meshd/blue/meshd.sock"));
+    let deeper = Config::parse(MINIMAL, Path::new("/etc/meshd/blue/old/meshd.toml")).unwrap();
+    assert_eq!(deeper.files.state_directory, Path::new("/etc/meshd/blue/old/state"));
 }
 
 #[test]
@@ -88,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, web, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
     "#);
 }
 
@@ -168,6 +176,21 @@ fn the_page_for_browsers_has_an_address_of_its_own() {
     assert!(errors(&open).contains("web.listen: on 0.0.0.0 the whole internet could read it"));
     let portless = format!("{MINIMAL}[web]\nlisten = \"127.0.0.1\"\n");
     assert!(errors(&portless).contains("did you mean 127.0.0.1:7656?"));
+}
+
+#[test]
+fn a_group_that_may_look_has_a_name_the_system_takes() {
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!(plain.api.group, None);
+    let with = |value: &str| format!("{MINIMAL}[api]\ngroup = {value}\n");
+    let config = parse(&with("\"meshd\"")).unwrap();
+    assert_eq!(config.api.group.as_deref(), Some("meshd"));
+    let [change] = &diff(&plain, &config)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("api.group", Effect::NeedsRestart));
+    for wrong in ["\"\"", "\"Meshd\"", "\"a b\"", "\"-x\"", "\"1000\"", "1000", &format!("\"{}\"", "x".repeat(33))] {
+        let told = errors(&with(wrong));
+        assert!(told.contains("api.group: found") && told.contains("1 to 32 of [a-z0-9_-]"), "{wrong}: {told}");
+    }
 }
 
 #[test]
@@ -555,6 +578,7 @@ fn config() -> impl Strategy<Value = Config> {
                 alerts,
                 receivers,
                 web: Web { listen: web_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))) },
+                api: Api { group: low.then(|| "readers_2-a".to_owned()) },
                 log: Log { level: Level::ALL[level] },
             }
         },

@@ -1,5 +1,6 @@
 //! Alerts on their way to one receiver: a task with a bounded queue, which keeps nobody else waiting.
 
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::config::Receiver;
 use crate::config::receiver::{HttpReceiver, ReceiverKind};
-use crate::platform::{clock, file};
+use crate::platform::{clock, file, privileges};
 use crate::telemetry::alert::{Delivery, Failure, Health, Notice};
 
 /// Notices between the control task and a courier that is on its way; what waits longer waits in its [`Delivery`].
@@ -187,18 +188,14 @@ impl Drop for Program {
     }
 }
 
-/// Runs a program: no shell, no environment, in `/`, with the body on its standard input.
+/// Runs a program: no shell, no environment, none of the privileges an ordinary user was given to run the daemon, in `/`, with the body on its standard input.
 async fn run_command(words: &[String], body: String) -> Result<(), Failure> {
     let Some((program, arguments)) = words.split_first() else { return Err(failed("it names no program", true)) };
-    let spawned = tokio::process::Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).env_clear().current_dir("/").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    privileges::start_without(&mut command);
+    let spawned = tokio::process::Command::from(command).spawn();
     let mut child = spawned.map_err(|error| failed(format!("it does not start: {error}"), false))?;
     let mut running = Program(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     if let Some(mut input) = child.stdin.take() {

@@ -184,6 +184,7 @@ pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
 async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering>) -> Result<(), StartError> {
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
+    let readers = reader_group(&config, config_path)?;
     let stocks = read_declared(&config, identity.certificate.certificate())?;
     super::pages::check(&config, identity.certificate.certificate()).map_err(StartError::Pages)?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
@@ -224,7 +225,7 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     };
     let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     engine.set_critical_tags(config.probe.critical_tags.clone(), now);
-    let server = Server::bind(&config.files.socket, None)?;
+    let server = Server::bind(&config.files.socket, readers)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
     let history = start_history(&config, wall)?;
@@ -253,6 +254,17 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     let _ = serving.await;
     driver.shut_down().await;
     ended
+}
+
+/// The number of the group that may look.
+fn reader_group(config: &Config, config_path: &Path) -> Result<Option<u32>, StartError> {
+    let Some(name) = &config.api.group else { return Ok(None) };
+    let why = match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => return Ok(Some(group.gid.as_raw())),
+        Ok(None) => format!("api.group: this host has no group `{name}`; make it with `groupadd --system {name}`"),
+        Err(error) => format!("api.group: the groups of this host cannot be read: {}", error.desc()),
+    };
+    Err(StartError::Content { path: config_path.display().to_string(), why })
 }
 
 /// Starts recording the links' past, where that is wanted. What is wrong with its file is no reason not to start.

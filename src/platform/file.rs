@@ -91,6 +91,9 @@ pub fn create_private_directory(path: &Path) -> Result<(), FileError> {
 ///
 /// Writes a temporary file in the same directory, flushes it, renames it and flushes the directory. `mode` holds the
 /// permission bits (0600 for anything secret); they are set whatever the umask.
+///
+/// What root writes belongs to the directory's owner, here and in the other functions: root's `meshctl` keeps the files
+/// of a daemon that runs as a user of its own, and that daemon must be able to read and replace them.
 pub fn atomic_write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let temporary = write_temporary(path, bytes, mode, &mut |_| Ok(()))?;
     publish(path, &temporary, &mut |_| Ok(())).inspect_err(|_| remove_quietly(&temporary))
@@ -116,7 +119,8 @@ pub fn create_new_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 ///
 /// # Errors
 /// Refuses symbolic links and everything that is no regular file, files that group or others have any access to, and
-/// files owned by neither this process's user nor root.
+/// files owned by neither this process's user nor root (nor, for root, by the owner of their directory: see
+/// [`atomic_write`]).
 pub fn read_private(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let (file, metadata) = open_regular(path)?;
     let mode = metadata.mode() & 0o7777;
@@ -124,7 +128,9 @@ pub fn read_private(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileE
         return Err(FileError::Exposed { path: path.into(), mode });
     }
     let owner = metadata.uid();
-    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+    let own = nix::unistd::geteuid();
+    let is_directory_owners = || own.is_root() && directory_owner(path).is_ok_and(|(uid, _)| uid == owner);
+    if owner != 0 && owner != own.as_raw() && !is_directory_owners() {
         return Err(FileError::ForeignOwner { path: path.into(), owner });
     }
     read_limited(file, &metadata, path, limit)
@@ -149,15 +155,15 @@ impl Lock {
     /// # Errors
     /// [`FileError::Locked`] at once where another process, or another `Lock` of this one, holds it.
     pub fn acquire(path: &Path) -> Result<Self, FileError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(system("open", path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        // Only one that was made here is given away: what lies there already may be a link to another file.
+        let file = match options.clone().create_new(true).open(path) {
+            Ok(file) => give_to_directory_owner(&file, path).map(|()| file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+            Err(error) => Err(error),
+        };
+        let file = file.map_err(system("open", path))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(FileError::Locked { path: path.into() }),
@@ -238,6 +244,7 @@ fn write_temporary(path: &Path, bytes: &[u8], mode: u32, at: Observer<'_>) -> Re
         at(Step::HalfWritten)?;
         file.write_all(second)?;
         at(Step::Written)?;
+        give_to_directory_owner(&file, path)?;
         // The umask may have taken bits away; it can never have added any.
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
@@ -263,12 +270,35 @@ fn publish(path: &Path, temporary: &Path, at: Observer<'_>) -> Result<(), FileEr
 /// The kind an observer's error has when it stands for the process dying: nothing is tidied up then.
 const CRASH: io::ErrorKind = io::ErrorKind::ConnectionAborted;
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The user and group a file's directory belongs to.
+fn directory_owner(path: &Path) -> io::Result<(u32, u32)> {
+    let metadata = std::fs::metadata(directory_of(path))?;
+    Ok((metadata.uid(), metadata.gid()))
+}
+
+/// Gives a file that root has just made to the owner of its directory.
+fn give_to_directory_owner(file: &File, path: &Path) -> io::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    match directory_owner(path)? {
+        (0, _) => Ok(()),
+        (user, group) => match std::os::unix::fs::fchown(file, Some(user), Some(group)) {
+            // A root that may not give files away keeps them, as in a namespace that does not know the owner.
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+                Ok(())
+            }
+            given => given,
+        },
+    }
+}
+
 fn sync_directory(path: &Path) -> Result<(), FileError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory).and_then(|file| file.sync_all()).map_err(system("flush the directory of", path))
+    File::open(directory_of(path)).and_then(|file| file.sync_all()).map_err(system("flush the directory of", path))
 }
 
 fn open_regular(path: &Path) -> Result<(File, std::fs::Metadata), FileError> {
@@ -384,6 +414,32 @@ mod tests {
         std::fs::create_dir(&taken).unwrap();
         atomic_write(&taken, b"new", 0o600).expect_err("a directory cannot be replaced");
         assert_eq!(names(dir.path()), ["state", "taken"]);
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+        let dir = directory();
+        let (path, lock) = (dir.path().join("ledger"), dir.path().join("ledger.lock"));
+        let owner = |path: &Path| std::fs::symlink_metadata(path).unwrap().uid();
+        let own = nix::unistd::geteuid();
+        let other = if own.is_root() { 4_000_001 } else { own.as_raw() };
+        std::os::unix::fs::chown(dir.path(), Some(other), None).unwrap();
+        atomic_write(&path, b"one", 0o600).unwrap();
+        create_new_private(&dir.path().join("key"), b"two").unwrap();
+        drop(Lock::acquire(&lock).unwrap());
+        for path in [&path, &dir.path().join("key"), &lock] {
+            assert_eq!(owner(path), other, "{}", path.display());
+        }
+        assert_eq!(*read_private(&path, 10).unwrap(), b"one");
+        // A file that lies there already, which may be a link to one of root's, is not given away.
+        let elsewhere = directory();
+        let precious = elsewhere.path().join("precious");
+        std::fs::write(&precious, "x").unwrap();
+        let before = owner(&precious);
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::hard_link(&precious, &lock).unwrap();
+        drop(Lock::acquire(&lock).unwrap());
+        assert_eq!(owner(&precious), before);
     }
 
     #[test]

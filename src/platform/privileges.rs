@@ -115,6 +115,10 @@ impl Sets {
     fn effective(&self) -> u64 {
         u64::from(self.0[0].effective) | u64::from(self.0[1].effective) << 32
     }
+
+    fn permitted(&self) -> u64 {
+        u64::from(self.0[0].permitted) | u64::from(self.0[1].permitted) << 32
+    }
 }
 
 const fn bit(capability: Capability) -> u64 {
@@ -133,17 +137,45 @@ fn drop_capabilities(keep: &[Capability]) -> Result<(), Errno> {
     let kept = keep.iter().fold(0u64, |mask, &capability| mask | bit(capability));
     let mut outcome = drop_bounding(kept);
     let sets = read_capabilities()?;
+    let is_root = nix::unistd::geteuid().is_root();
     let mut limited = Sets::default();
     for (word, (out, old)) in limited.0.iter_mut().zip(sets.0).enumerate() {
         let mask = (kept >> (32 * word)) as u32;
-        // Nothing inheritable: what the daemon executes (itself, on a planned restart) gets it by the bounding set.
-        *out = SetWord { effective: old.permitted & mask, permitted: old.permitted & mask, inheritable: 0 };
+        // What root executes (itself, on a planned restart) gets it by the bounding set, with nothing inheritable.
+        let inheritable = if is_root { 0 } else { old.permitted & mask };
+        *out = SetWord { effective: old.permitted & mask, permitted: old.permitted & mask, inheritable };
     }
     let mut header = SetHeader { version: VERSION_3, pid: 0 };
     // SAFETY: as in `read_capabilities`; the kernel only reads the sets.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const limited) };
     outcome = outcome.and(Errno::result(result).map(|_| ()));
+    if !is_root {
+        outcome = outcome.and(raise_ambient(limited.permitted()));
+    }
     outcome
+}
+
+/// Lets the capabilities of a mask outlive the execution of a program, which an ordinary user's do not by themselves.
+fn raise_ambient(mask: u64) -> Result<(), Errno> {
+    for capability in (0..64u32).filter(|capability| mask & (1 << capability) != 0) {
+        ambient(libc::PR_CAP_AMBIENT_RAISE, capability)?;
+    }
+    Ok(())
+}
+
+fn ambient(operation: libc::c_int, capability: u32) -> Result<(), Errno> {
+    let (operation, capability) = (operation as libc::c_ulong, libc::c_ulong::from(capability));
+    // SAFETY: PR_CAP_AMBIENT takes an operation and a capability number, and no pointers.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, operation, capability, 0, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Lets `program` be started without what the ambient set would give it: for programs that are the operator's, not ours.
+pub fn start_without(program: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let clear = || ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0).map_err(io::Error::from);
+    // SAFETY: between fork and exec it makes one system call, with no memory allocated and no lock taken.
+    unsafe { program.pre_exec(clear) };
 }
 
 /// Removes everything but `kept` from the bounding set. A process without CAP_SETPCAP cannot, and need not: it can
