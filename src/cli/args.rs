@@ -148,7 +148,7 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Writes the manual pages and completions a package ships.
+    /// Writes the manual pages, completions and the schema a package ships.
     #[command(hide = true)]
     Gen {
         /// The directory they go to.

@@ -34,6 +34,7 @@ fn summary(config: &Config) -> String {
 fn report(path: &Path, problems: Option<&Problems>) -> serde_json::Value {
     let list = problems.map_or(&[][..], Problems::list).iter().map(|problem| {
         serde_json::json!({
+            "file": problem.path.display().to_string(),
             "line": problem.line,
             "column": problem.column,
             "key": problem.key,

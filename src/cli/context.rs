@@ -7,10 +7,8 @@ use super::exit::Failure;
 use super::output::Output;
 use crate::api::Client;
 use crate::config::{Config, Files};
-use crate::platform::file::{self, FileError};
-
-/// Bytes of a configuration file at most; the parser has the same limit.
-const CONFIG_LIMIT: u64 = 256 * 1024;
+use crate::daemon::config_files::{self, ConfigError};
+use crate::platform::file;
 
 /// What is true for every command.
 #[derive(Clone, Debug)]
@@ -50,13 +48,16 @@ impl Context {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration with its drop-ins.
 ///
 /// # Errors
-/// The file cannot be read, or is invalid: then with every problem.
+/// A file cannot be read, or the whole is invalid: then with every problem.
 pub fn read_config(path: &Path) -> Result<Config, Failure> {
-    let text = read_text(path, CONFIG_LIMIT)?;
-    Ok(Config::parse(&text, path)?)
+    config_files::read(path).map_err(|error| match error {
+        ConfigError::File(error) => Failure::from(error),
+        ConfigError::Invalid(problems) => Failure::from(problems),
+        other => Failure::failed(other.to_string()),
+    })
 }
 
 /// Reads a public text file.
@@ -64,13 +65,7 @@ pub fn read_config(path: &Path) -> Result<Config, Failure> {
 /// # Errors
 /// The file cannot be read, is too large or no UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String, Failure> {
-    // A configuration may be a link, as into a store of generations; the file it leads to must still be a regular one.
-    let resolved = std::fs::canonicalize(path).map_err(|source| FileError::System {
-        action: "open",
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let bytes = file::read(&resolved, limit)?;
+    let bytes = file::read(&file::resolve(path)?, limit)?;
     String::from_utf8(bytes).map_err(|_| Failure::failed(format!("{} is no UTF-8 text", path.display())))
 }
 

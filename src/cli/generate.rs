@@ -1,4 +1,4 @@
-//! Completions, and the manual pages a package ships.
+//! Completions, and the manual pages and the schema a package ships.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use super::args::{MeshctlArgs, MeshdArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::schema::schema;
 use crate::config::keys;
 
 /// Prints a shell's completions.
@@ -42,6 +43,7 @@ fn pages() -> Result<Vec<(String, String)>, Failure> {
         ("meshctl.1".to_owned(), command_page(MeshctlArgs::command(), "1")?),
         ("meshd.8".to_owned(), command_page(MeshdArgs::command(), "8")?),
         ("meshd.toml.5".to_owned(), config_page()),
+        ("meshd.schema.json".to_owned(), format!("{:#}\n", schema())),
     ];
     let meshctl = MeshctlArgs::command();
     for command in meshctl.get_subcommands().filter(|command| !command.is_hide_set()) {
@@ -82,13 +84,14 @@ fn config_page() -> String {
     page.text([roman("meshd.toml - configuration of meshd(8)")]);
     page.control("SH", ["DESCRIPTION"]);
     page.text([roman(
-        "A TOML file. Unknown keys are errors. Durations are a number with ms, s, m, h or d. Relative paths start at the \
-         file's directory. `meshctl check FILE` tells everything that is wrong with a file.",
+        "A TOML file, and conf.d/*.toml beside it, which are laid over it in the order of their names: a key there replaces the \
+         one before it, entries of [[sections]] are added. Unknown keys are errors. Durations are a number with ms, s, m, h or d. Relative paths start at the \
+         directory of meshd.toml. `meshctl check FILE` tells everything that is wrong with a file.",
     )]);
     for (section, about) in keys::SECTIONS {
         let heading = match section {
             "" => "TOP OF THE FILE".to_owned(),
-            "bootstrap" | "wireguard" => format!("[[{section}]]"),
+            list if keys::LISTS.contains(&list) => format!("[[{list}]]"),
             name => format!("[{name}]"),
         };
         page.control("SH", [heading.as_str()]);
@@ -104,7 +107,7 @@ fn config_page() -> String {
         }
     }
     page.control("SH", ["FILES"]);
-    page.text([roman("/etc/meshd/meshd.toml")]);
+    page.text([roman("/etc/meshd/meshd.toml, /etc/meshd/conf.d/*.toml")]);
     page.to_roff()
 }
 

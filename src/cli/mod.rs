@@ -26,6 +26,7 @@ mod ping;
 mod quantity;
 mod request;
 mod revoke;
+mod schema;
 mod sign;
 mod sparkline;
 mod status;

@@ -61,6 +61,9 @@ pub const SECTIONS: [(&str, &str); 16] = [
     ("log", "What is written to the log (standard error)."),
 ];
 
+/// Sections of which there may be several, as in `[[bootstrap]]`.
+pub const LISTS: [&str; 4] = ["bootstrap", "wireguard", "alert", "receiver"];
+
 /// Every key, in the order of the file.
 pub const KEYS: [Key; 51] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),

@@ -12,6 +12,7 @@ pub mod change;
 pub mod duration;
 mod history;
 pub mod keys;
+mod layers;
 pub mod metrics;
 mod parse;
 pub mod problem;
@@ -33,6 +34,7 @@ pub use alert::Alert;
 pub use api::Api;
 pub use change::{Change, Effect, Setting, diff};
 pub use history::HistorySettings;
+pub use layers::Layer;
 pub use metrics::{Metrics, PerLink};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
@@ -326,7 +328,16 @@ impl Config {
     /// # Errors
     /// Every problem of the text, in the order of the text.
     pub fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
-        parse::parse(text, path)
+        Config::parse_layers(&[Layer { path, text }])
+    }
+
+    /// Reads a configuration that stands in several files: the main one, and drop-ins laid over it. A drop-in's keys
+    /// replace those before it, and its entries of `[[lists]]` are added. Places follow from the main file's directory.
+    ///
+    /// # Errors
+    /// As [`Config::parse`], by file.
+    pub fn parse_layers(layers: &[Layer<'_>]) -> Result<Config, Problems> {
+        parse::parse(layers)
     }
 
     /// Returns a configuration with every optional key at its default.

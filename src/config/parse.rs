@@ -19,6 +19,7 @@ use super::{PerLink, Probe, Problems, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::history::parse_size;
+use super::layers::{Layer, lay_over, shifted};
 use super::{default_listen, directory_of, duration, keys, metrics, nearest, wireguard};
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -27,26 +28,33 @@ type Value<'i> = Spanned<DeValue<'i>>;
 /// every other list full stay below 128 KiB.
 const SIZE_LIMIT: usize = 256 * 1024;
 
-pub(super) fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
-    let mut reader = Reader { problems: Problems::new(path, text), directory: directory_of(path) };
-    if text.len() > SIZE_LIMIT {
-        reader.problems.add(0..0, "", format!("the file has {} bytes", text.len()), "at most 262144 bytes");
+pub(super) fn parse(layers: &[Layer<'_>]) -> Result<Config, Problems> {
+    let path = layers.first().map_or(Path::new(""), |main| main.path);
+    let mut reader = Reader { problems: Problems::new(layers), directory: directory_of(path) };
+    let bytes: usize = layers.iter().map(|layer| layer.text.len()).sum();
+    if bytes > SIZE_LIMIT || layers.len() > Layer::LIMIT {
+        let limits = "at most 262144 bytes in 64 files";
+        reader.problems.add(0..0, "", format!("the configuration has {bytes} bytes in {} files", layers.len()), limits);
         return Err(reader.problems);
     }
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let span = error.span().unwrap_or(0..0);
-        reader.problems.add(span, "", error.message().lines().next().unwrap_or("invalid TOML"), "");
-    }
-    let config = reader.config(document.get_ref(), path);
-    // Where the text is no TOML, keys may be missing only because of that: the syntax is what must be mended first.
-    if !errors.is_empty() {
-        let mut syntax = Problems::new(path, text);
-        for problem in reader.problems.list().iter().filter(|problem| problem.key.is_empty()) {
-            syntax.add(problem.span.clone(), "", problem.message.clone(), "");
+    let mut document = DeTable::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let (table, errors) = DeTable::parse_recoverable(layer.text);
+        let start = reader.problems.start_of(number);
+        for error in &errors {
+            let span = error.span().unwrap_or(0..0);
+            let message = error.message().lines().next().unwrap_or("invalid TOML");
+            reader.problems.add(start + span.start..start + span.end, "", message, "");
         }
-        syntax.sort();
-        return Err(syntax);
+        lay_over(&mut document, shifted(table.into_inner(), start));
+    }
+    let is_toml = reader.problems.is_empty();
+    let config = reader.config(&document, path);
+    // Where the text is no TOML, keys may be missing only because of that: the syntax is what must be mended first.
+    if !is_toml {
+        reader.problems.keep_syntax();
+        reader.problems.sort();
+        return Err(reader.problems);
     }
     reader.problems.sort();
     match config {

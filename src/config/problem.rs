@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use super::Layer;
+
 /// One problem of a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -22,27 +24,57 @@ pub struct Problem {
     pub column: usize,
     /// The place in bytes.
     pub span: Range<usize>,
+    /// The file it is in.
+    pub path: PathBuf,
+    /// That file's number.
+    source: usize,
 }
 
-/// Every problem of one file, in the order of the file; never empty when returned as an error.
+/// Every problem of a configuration, in the order of its files; never empty when returned as an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    path: PathBuf,
-    text: String,
+    sources: Vec<Source>,
     list: Vec<Problem>,
 }
 
+/// A file, and where its text starts where the texts of all files are counted through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    path: PathBuf,
+    text: String,
+    start: usize,
+}
+
 impl Problems {
-    /// Starts an empty list for a file.
-    pub(super) fn new(path: &Path, text: &str) -> Self {
-        Problems { path: path.to_path_buf(), text: text.to_owned(), list: Vec::new() }
+    /// Starts an empty list for some files.
+    pub(super) fn new(layers: &[Layer<'_>]) -> Self {
+        let mut end = 0;
+        let source = |layer: &Layer<'_>| {
+            let start = end;
+            // One more than its length, so that its end is not the next one's start.
+            end += layer.text.len() + 1;
+            Source { path: layer.path.to_path_buf(), text: layer.text.to_owned(), start }
+        };
+        let nothing = [Layer { path: Path::new(""), text: "" }];
+        let layers = if layers.is_empty() { &nothing } else { layers };
+        Problems { sources: layers.iter().map(source).collect(), list: Vec::new() }
     }
 
-    /// Adds a problem at a place.
+    /// Returns where a file's text starts where the texts of all files are counted through.
+    pub(super) fn start_of(&self, number: usize) -> usize {
+        self.sources.get(number).map_or(0, |source| source.start)
+    }
+
+    /// Adds a problem at a place, which is counted through all files.
     pub(super) fn add(&mut self, span: Range<usize>, key: &str, message: impl Into<String>, expected: &str) {
-        let start = floor_boundary(&self.text, span.start);
-        let end = floor_boundary(&self.text, span.end).max(start);
-        let before = &self.text[..start];
+        let number = self.sources.iter().rposition(|source| source.start <= span.start);
+        let Some((number, source)) = number.and_then(|number| Some((number, self.sources.get(number)?))) else {
+            return;
+        };
+        let text = &source.text;
+        let start = floor_boundary(text, span.start - source.start);
+        let end = floor_boundary(text, span.end.saturating_sub(source.start)).max(start);
+        let before = &text[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         self.list.push(Problem {
             key: key.to_owned(),
@@ -51,12 +83,19 @@ impl Problems {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             span: start..end,
+            path: source.path.clone(),
+            source: number,
         });
     }
 
-    /// Puts the problems into the order of the text.
+    /// Keeps those of the syntax alone.
+    pub(super) fn keep_syntax(&mut self) {
+        self.list.retain(|problem| problem.key.is_empty());
+    }
+
+    /// Puts the problems into the order of the files and their texts.
     pub(super) fn sort(&mut self) {
-        self.list.sort_by(|a, b| (a.span.start, &a.key).cmp(&(b.span.start, &b.key)));
+        self.list.sort_by(|a, b| (a.source, a.span.start, &a.key).cmp(&(b.source, b.span.start, &b.key)));
         self.list.dedup();
     }
 
@@ -65,24 +104,20 @@ impl Problems {
         self.list.is_empty()
     }
 
-    /// Returns the problems in the order of the file.
+    /// Returns the problems in the order of the files.
     pub fn list(&self) -> &[Problem] {
         &self.list
-    }
-
-    /// Returns the file they are about.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Renders each problem with the line it is about, marked, for a person; with colours where `styled`.
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
-        let path = self.path.display().to_string();
         let mut out = String::new();
         for problem in &self.list {
             let title = problem.title();
-            let snippet = Snippet::source(self.text.as_str())
+            let path = problem.path.display().to_string();
+            let text = self.sources.get(problem.source).map_or("", |source| source.text.as_str());
+            let snippet = Snippet::source(text)
                 .path(path.as_str())
                 .annotation(AnnotationKind::Primary.span(problem.span.clone()).label(problem.expected_label()));
             out.push_str(&renderer.render(&[Level::ERROR.primary_title(title).element(snippet)]));
@@ -94,7 +129,8 @@ impl Problems {
 
     fn summary(&self) -> String {
         let count = self.list.len();
-        format!("{}: {count} problem{}", self.path.display(), if count == 1 { "" } else { "s" })
+        let path = self.sources.first().map_or(Path::new(""), |main| &main.path).display();
+        format!("{path}: {count} problem{}", if count == 1 { "" } else { "s" })
     }
 }
 
@@ -105,7 +141,7 @@ impl fmt::Display for Problems {
             if i > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{}:{}:{}: {}", self.path.display(), problem.line, problem.column, problem.title())?;
+            write!(f, "{}:{}:{}: {}", problem.path.display(), problem.line, problem.column, problem.title())?;
             if !problem.expected.is_empty() {
                 write!(f, " ({})", problem.expected_label())?;
             }

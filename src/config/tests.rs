@@ -178,6 +178,55 @@ fn the_page_for_browsers_has_an_address_of_its_own() {
     assert!(errors(&portless).contains("did you mean 127.0.0.1:7656?"));
 }
 
+/// The minimal file with drop-ins laid over it.
+fn layered(drop_ins: &[&str]) -> Result<Config, Problems> {
+    let names = ["/srv/mesh/conf.d/10.toml", "/srv/mesh/conf.d/20.toml", "/srv/mesh/conf.d/30.toml"];
+    let main = Layer { path: Path::new("/srv/mesh/meshd.toml"), text: MINIMAL };
+    let rest = names.iter().zip(drop_ins).map(|(name, text)| Layer { path: Path::new(name), text });
+    let layers: Vec<Layer<'_>> = [main].into_iter().chain(rest).collect();
+    Config::parse_layers(&layers)
+}
+
+#[test]
+fn a_drop_in_replaces_keys_and_adds_entries() {
+    assert_eq!(layered(&[]).unwrap(), parse(MINIMAL).unwrap());
+    let tablet = format!(
+        "[[wireguard]]\nname = \"tablet\"\npublic_key = \"{}A=\"\naddresses = [\"10.78.0.3\"]\n",
+        "B".repeat(42)
+    );
+    let config = layered(&[
+        &format!("[underlay]\nendpoints = [\"203.0.113.5:7655\", \"203.0.113.6:7655\"]\n{PEER}"),
+        &format!("[interface]\nmtu = 1400\n{tablet}"),
+        "[underlay]\nendpoints = [\"203.0.113.7:7655\"]\n[files]\nidentity = \"keys/identity.key\"\n",
+    ]);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.underlay.endpoints, ["203.0.113.7:7655".parse().unwrap()]);
+    assert_eq!(config.interface.mtu, 1400);
+    assert_eq!(config.wireguard.iter().map(|peer| peer.name.to_string()).collect::<Vec<_>>(), ["phone", "tablet"]);
+    // Places follow from the main file.
+    assert_eq!(config.files.identity, Path::new("/srv/mesh/keys/identity.key"));
+}
+
+#[test]
+fn what_is_wrong_in_a_drop_in_is_told_with_its_file() {
+    let told = |drop_ins: &[&str]| layered(drop_ins).unwrap_err().to_string();
+    let wrong = "\n[interface]\nmut = 1\nmtu = 12\n[log]\nlevel = 3";
+    insta::assert_snapshot!(told(&["[interface]\nmtu = 1400\n", wrong]), @r#"
+        /srv/mesh/conf.d/20.toml:3:1: interface.mut: unknown key; did you mean `mtu`? (expected one of name, mtu)
+        /srv/mesh/conf.d/20.toml:4:7: interface.mtu: found the number 12 (expected bytes, 1280 to 9000)
+        /srv/mesh/conf.d/20.toml:6:9: log.level: found the number 3 (expected error, warn, info, debug or trace)
+    "#);
+    // A good value that a bad one replaces helps nobody, and a bad one that is replaced harms nobody.
+    assert_eq!(layered(&["[interface]\nmtu = 12\n", "[interface]\nmtu = 1300"]).unwrap().interface.mtu, 1300);
+    let syntax = told(&["mtu = ", "[interface]\nmtu = 12"]);
+    assert!(syntax.starts_with("/srv/mesh/conf.d/10.toml:1:") && !syntax.contains("20.toml"), "{syntax}");
+    let rendered = layered(&["[log]\nlevel = \"lot\""]).unwrap_err().render(false);
+    assert!(rendered.contains("--> /srv/mesh/conf.d/10.toml:2:9"), "{rendered}");
+    assert!(Config::parse_layers(&[]).unwrap_err().to_string().contains("node: it is missing"));
+    let small = Layer { path: Path::new("/x"), text: "" };
+    assert!(Config::parse_layers(&[small; Layer::LIMIT + 1]).unwrap_err().to_string().contains("in 65 files"));
+}
+
 #[test]
 fn a_group_that_may_look_has_a_name_the_system_takes() {
     let plain = parse(MINIMAL).unwrap();

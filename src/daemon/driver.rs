@@ -177,7 +177,7 @@ impl Driver {
 
     /// Reads the configuration again and takes what changed, or refuses it whole and goes on as before.
     fn reload(&mut self) {
-        let new = match super::startup::read_config(&self.config_path) {
+        let new = match super::config_files::read(&self.config_path) {
             Ok(new) => new,
             Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
         };

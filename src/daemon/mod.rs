@@ -8,6 +8,7 @@
 mod alerts;
 mod backend;
 mod commands;
+pub mod config_files;
 mod courier;
 mod driver;
 mod history;

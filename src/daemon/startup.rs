@@ -169,13 +169,6 @@ fn log_filter(level: Level) -> EnvFilter {
     EnvFilter::new(format!("error,meshd={}", level.name()))
 }
 
-/// Reads the configuration file again.
-pub(super) fn read_config(path: &Path) -> Result<Config, String> {
-    let bytes = file::read(path, IDENTITY_LIMIT * 4).map_err(|error| error.to_string())?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not text", path.display()))?;
-    Config::parse(&text, path).map_err(|problems| problems.to_string())
-}
-
 /// The members that a configuration names.
 pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
     config.bootstrap.iter().map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint }).collect()

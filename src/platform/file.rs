@@ -142,6 +142,31 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_limited(file, &metadata, path, limit).map(|mut bytes| std::mem::take(&mut *bytes))
 }
 
+/// Returns what a path leads to, with its links followed; for files that need not be private.
+///
+/// # Errors
+/// There is nothing.
+pub fn resolve(path: &Path) -> Result<PathBuf, FileError> {
+    std::fs::canonicalize(path).map_err(system("open", path))
+}
+
+/// Returns the entries of a directory with this extension, by name; without those whose names begin with a dot.
+///
+/// # Errors
+/// It cannot be read.
+pub fn list(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, FileError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(system("list", directory))? {
+        let path = entry.map_err(system("list", directory))?.path();
+        let hidden = file_name(&path)?.as_bytes().starts_with(b".");
+        if !hidden && path.extension().is_some_and(|of| of == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// An advisory lock on a file, held until dropped or until the process ends however it ends.
 #[derive(Debug)]
 pub struct Lock {
