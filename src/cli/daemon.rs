@@ -8,9 +8,11 @@ use super::context::{Context, read_config};
 use super::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::daemon::{self, StartError};
+use crate::platform::name_service;
 
 /// Runs `meshd`: checks the configuration, cleans up, or serves until it is told to stop.
 pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
+    name_service::settle();
     let global = GlobalArgs { config: args.config.clone(), socket: None, color: args.color, json: false };
     let context = Context::new(&global);
     let result = if args.cleanup {

@@ -43,11 +43,14 @@ use args::{Command, MeshctlArgs};
 use clap::CommandFactory;
 use context::Context;
 
+use crate::platform::name_service;
+
 pub use daemon::run_daemon;
 pub use exit::{Exit, Failure};
 
 /// Runs `meshctl`.
 pub fn run(args: MeshctlArgs) -> ExitCode {
+    name_service::settle();
     let context = Context::new(&args.global);
     let Some(command) = args.command else {
         context.output.help(&MeshctlArgs::command().render_help());

@@ -12,6 +12,7 @@
 //! | giving up what is not needed | `privileges.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
+//! | looking up hosts, users and groups | `name_service.rs` |
 //! | what the network alone takes | `icmp.rs` |
 //! | seeds | `random.rs` |
 
@@ -22,6 +23,7 @@ pub mod host_state;
 pub mod host_watch;
 pub mod icmp;
 pub mod interfaces;
+pub mod name_service;
 pub mod netlink;
 pub mod peer_credentials;
 pub mod privileges;
