@@ -9,7 +9,8 @@ use fixtures::*;
 use meshd::control::membership::{Membership, Merge};
 use meshd::identity::*;
 use meshd::wire::control::{
-    BUCKETS, ControlMessage, Items, RenewalReply, RevocationSummary, Row, RowRequest, Summary, Want, id_bytes,
+    BUCKETS, ControlMessage, Hearing, Items, Question, RenewalReply, RevocationSummary, Row, RowRequest, Summary, Want,
+    id_bytes,
 };
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
 use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
@@ -170,6 +171,8 @@ fn control_messages() {
                 nodes: vec![id_bytes(id(3))],
             }),
         ),
+        ("question", ControlMessage::Question(Question { node: id_bytes(id(4)) })),
+        ("hearing", ControlMessage::Hearing(Hearing { node: id_bytes(id(4)), heard_millis: 900 })),
         ("row_request", ControlMessage::RowRequest(RowRequest { number: 0x0102_0304 })),
         ("row", ControlMessage::Row(row())),
     ];

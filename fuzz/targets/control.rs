@@ -240,7 +240,8 @@ pub mod seeds {
     use super::super::{Seed, with};
     use super::*;
     use meshd::wire::control::{
-        BUCKETS, Digest, RenewalReply, RevocationSummary, Row, RowRequest, Summary, SummaryEntry, Want,
+        BUCKETS, Digest, Hearing, Question, RenewalReply, RevocationSummary, Row, RowRequest, Summary, SummaryEntry,
+        Want,
     };
     use meshd::wire::probe::{Probe, ProbeRequest};
 
@@ -267,6 +268,8 @@ pub mod seeds {
             ("want", ControlMessage::Want(want)),
             ("renewal-request", ControlMessage::RenewalRequest),
             ("renewal-reply", ControlMessage::RenewalReply(renewed)),
+            ("question", ControlMessage::Question(Question { node: ids(&[2]).remove(0) })),
+            ("hearing", ControlMessage::Hearing(Hearing { node: ids(&[2]).remove(0), heard_millis: 900 })),
             ("row-request", ControlMessage::RowRequest(RowRequest { number: 7 })),
             ("row", ControlMessage::Row(row)),
         ]

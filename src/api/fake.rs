@@ -106,6 +106,7 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
         }),
         class: Some(LinkClass::Active),
         probe_interval_seconds: Some(1.0),
+        verdict: None,
         reasons: Vec::new(),
         mtu_bytes: 1_420,
         session_age_seconds: Some(97),

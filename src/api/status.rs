@@ -420,6 +420,9 @@ pub struct PeerStatus {
     /// Seconds between two probes while they are answered.
     #[serde(default)]
     pub probe_interval_seconds: Option<f64>,
+    /// What others say who were asked about a silent peer; absent while it is not silent.
+    #[serde(default)]
+    pub verdict: Option<String>,
     /// Why the link is degraded, the gravest first.
     #[serde(default)]
     pub reasons: Vec<DegradedReason>,

@@ -805,6 +805,7 @@ mod tests {
                   },
                   "class": "active",
                   "probe_interval_seconds": 1.0,
+                  "verdict": null,
                   "reasons": [],
                   "mtu_bytes": 1420,
                   "session_age_seconds": 97,

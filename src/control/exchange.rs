@@ -74,6 +74,8 @@ impl Engine {
             Ok(ControlMessage::Items(items)) => self.handle_items(from, &items, now, wall),
             Ok(ControlMessage::RenewalRequest) => self.handle_renewal_request(from, now, wall),
             Ok(ControlMessage::RenewalReply(reply)) => self.handle_renewal_reply(&reply.certificate, now, wall),
+            Ok(ControlMessage::Question(question)) => return self.handle_question(from, &question, now),
+            Ok(ControlMessage::Hearing(hearing)) => self.handle_hearing(from, &hearing, now),
             Ok(ControlMessage::RowRequest(request)) => return self.handle_row_request(from, request, now),
             Ok(ControlMessage::Row(row)) => self.handle_row(from, &row, now),
         }

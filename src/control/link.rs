@@ -241,6 +241,9 @@ impl Engine {
         if self.peers.remove(&node).is_some() {
             self.gossip.remove(node);
             self.rows.forget(node);
+            self.verdicts.forget(node);
+            self.timers.cancel(TimerName::Verdict(node));
+            self.timers.cancel(TimerName::Hearing(node));
             self.timers.cancel(TimerName::Contact(node));
             self.timers.cancel(TimerName::Probe(node));
             self.timers.cancel(TimerName::Paths(node));
@@ -514,6 +517,9 @@ impl Engine {
             self.event(Event::Link { node, from: before, to: state });
         }
         self.follow_silence(node, before, now);
+        if state.is_silent() != before.is_silent() || state == LinkState::Down && before == LinkState::Unknown {
+            self.weigh_silence(node, state, now);
+        }
     }
 
     /// Tells a few peers of an object that is news to us, all of them where it is a revocation.

@@ -27,6 +27,7 @@
 //! | `served` | which introductions and joins are copies |
 //! | `routing` | which peer owns which overlay address and prefix |
 //! | `snapshot` | what survives a restart |
+//! | `verdict` | whether a silent link or its node is at fault |
 //! | `view` | what `meshctl status` is told |
 #![forbid(unsafe_code)]
 
@@ -54,6 +55,7 @@ pub mod served;
 mod sizing;
 pub mod snapshot;
 pub mod timer;
+pub mod verdict;
 pub mod view;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -201,6 +203,8 @@ pub struct Engine {
     /// Tags that make the links of a node critical.
     critical_tags: Vec<Tag>,
     health: LocalHealth,
+    /// Whose silence it is.
+    verdicts: verdict::Verdicts,
     rows: Rows,
     /// Whether a path is so narrow that datagrams may be fragmented.
     fragmenting: bool,
@@ -247,6 +251,7 @@ impl Engine {
             company: [None; Class::ALL.len()],
             critical_tags: Vec::new(),
             health: LocalHealth::default(),
+            verdicts: verdict::Verdicts::default(),
             rows: Rows::default(),
             fragmenting: false,
         };
@@ -322,6 +327,8 @@ impl Engine {
             TimerName::Bootstrap(key) => self.try_bootstrap(key, now, wall),
             TimerName::Probe(node) => self.probe(node, now),
             TimerName::Paths(node) => self.look_at_paths(node, now),
+            TimerName::Hearing(node) => self.tell_hearing(node, now),
+            TimerName::Verdict(node) => self.judge_silence(node, now),
             TimerName::Rows => self.ask_rows(now),
             TimerName::Sizes(node) => self.size(node, now),
         }

@@ -8,6 +8,7 @@ use super::measurement::Measurement;
 use super::membership::Refusal;
 use super::path::{Path, Reason};
 use super::probe::LinkState;
+use super::verdict::Verdict;
 use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
 use crate::wire::row::Cell;
 
@@ -136,6 +137,24 @@ pub enum Event {
         from: LinkState,
         /// The state it entered.
         to: LinkState,
+    },
+    /// Others were asked about a silent peer.
+    Judged {
+        /// The peer.
+        node: NodeId,
+        /// What they say.
+        verdict: Verdict,
+        /// Which of those who see it so tells it for all.
+        reporter: NodeId,
+    },
+    /// Most links of this node fell silent together, or speak again: it is this node's own uplink.
+    Uplink {
+        /// Whether it is lost.
+        lost: bool,
+        /// How many links are silent.
+        silent: usize,
+        /// Of how many.
+        links: usize,
     },
     /// A link was measured.
     Measured {

@@ -107,6 +107,10 @@ pub struct Prober {
     smoothed: Option<(Duration, Duration)>,
     missed_in_row: u32,
     first_missed: Option<Instant>,
+    /// When a probe or an answer of the peer's came last.
+    heard: Option<Instant>,
+    /// A probe is wanted, whoever's turn it is.
+    demanded: bool,
     last_request: Instant,
     /// What the peer said of its schedule and of itself in its last request.
     announced: Option<Pace>,
@@ -174,6 +178,8 @@ impl Prober {
             smoothed: None,
             missed_in_row: 0,
             first_missed: None,
+            heard: None,
+            demanded: false,
             last_request: now,
             announced: None,
             last_lost: 0,
@@ -202,6 +208,22 @@ impl Prober {
     /// The smoothed round trip, once known (RFC 6298 §2).
     pub fn smoothed_rtt(&self) -> Option<Duration> {
         self.smoothed.map(|(srtt, _)| srtt)
+    }
+
+    /// When anything authentic of the peer's was last heard of.
+    pub fn heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
+    /// When the first of the probes was sent that are missed in a row.
+    pub fn lost_since(&self) -> Option<Instant> {
+        self.first_missed
+    }
+
+    /// Wants a probe now, also of the end that only answers.
+    pub fn demand(&mut self, now: Instant) {
+        self.demanded = true;
+        self.next_probe = now;
     }
 
     /// Takes the next measurement.
@@ -252,7 +274,11 @@ impl Prober {
             .map(|probe| probe.sent + self.loss_after())
             .min();
         let forgotten = self.outstanding.front().map(|probe| probe.sent + Self::LATE_WITHIN.max(self.loss_after()));
-        let probe = if self.initiator { self.next_probe } else { self.next_probe.max(self.silence_deadline()) };
+        let probe = if self.initiator || self.demanded {
+            self.next_probe
+        } else {
+            self.next_probe.max(self.silence_deadline())
+        };
         [judged, lost, forgotten].into_iter().flatten().fold(probe, Instant::min)
     }
 
@@ -280,6 +306,7 @@ impl Prober {
         if now < self.next_probe || !self.is_active(now) {
             return None;
         }
+        self.demanded = false;
         let sequence = self.next_sequence;
         self.next_sequence =
             (self.next_sequence + 1) % Self::SEQUENCES + u32::from(self.next_sequence + 1 == Self::SEQUENCES);
@@ -389,6 +416,7 @@ impl Prober {
     ///
     /// It is proof of life, not of an answer: the count of missed probes starts again, the state stays.
     pub fn on_heard(&mut self, heard: Instant) {
+        self.heard = self.heard.max(Some(heard));
         if self.first_missed.is_some_and(|missed| heard > missed) {
             self.missed_in_row = 0;
             self.first_missed = None;
@@ -452,7 +480,7 @@ impl Prober {
 
     /// Whether this end sends probes now: always as initiator, as reflector only while requests stay out.
     fn is_active(&self, at: Instant) -> bool {
-        self.initiator || at >= self.silence_deadline()
+        self.initiator || self.demanded || at >= self.silence_deadline()
     }
 
     /// When a reflector begins to worry: one interval with its jitter, and the time a request may take.

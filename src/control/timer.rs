@@ -24,6 +24,10 @@ pub enum TimerName {
     Probe(NodeId),
     /// Look at the paths to a peer that has several.
     Paths(NodeId),
+    /// Answer those who ask whether we hear a node.
+    Hearing(NodeId),
+    /// Judge whether a silent link or its node is at fault.
+    Verdict(NodeId),
     /// Ask again for rows of the matrix that stay out.
     Rows,
     /// Try the sizes of a peer's path, or judge one.

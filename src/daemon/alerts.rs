@@ -35,8 +35,6 @@ pub(super) struct Alerts {
     /// How many a part takes.
     part: usize,
     due: Option<Instant>,
-    /// When members were last asked about a peer that does not answer.
-    pub(super) asked: Option<Instant>,
 }
 
 /// The rules that hold: those of the file, or the usual ones where somebody is to be told and the file has none.
@@ -51,7 +49,7 @@ impl Alerts {
     /// Starts with what the configuration says.
     pub(super) fn new(config: &Config) -> Alerts {
         let engine = AlertEngine::new(config.node.as_str(), &config.mesh.name, rules(config));
-        Alerts { engine, couriers: Vec::new(), left: VecDeque::new(), part: 0, due: None, asked: None }
+        Alerts { engine, couriers: Vec::new(), left: VecDeque::new(), part: 0, due: None }
     }
 
     /// Takes what the configuration says now; receivers that stay as they are keep what they still have to be told. Needs a
@@ -124,7 +122,6 @@ impl Driver {
             let members = self.links.iter().filter(|(_, link)| link.stock.is_none());
             self.alerts.left = members.map(|(node, _)| node).collect();
             self.alerts.part = self.alerts.left.len().div_ceil(PARTS as usize).max(1);
-            self.ask_witnesses(now);
         }
         for _ in 0..self.alerts.part {
             let Some(node) = self.alerts.left.pop_front() else { break };
@@ -177,7 +174,7 @@ impl Driver {
     fn observation(&self, view: &PeerView, now: Instant) -> LinkObservation {
         let link = self.links.get(view.node);
         let summary = link.map(|link| link.statistics.summary(now));
-        let node_down = self.witnessed(view, now);
+        let node_down = self.witnessed(view);
         let reporter = node_down.as_ref().and_then(|_| self.reporter(view.node, now));
         LinkObservation {
             node_down,

@@ -528,6 +528,8 @@ impl Driver {
             Event::RowAsked { by, number } => self.answer_row(by, number),
             Event::Row { from, links } => self.take_row(from, &links),
             Event::RowsPulled => self.end_pull(),
+            Event::Judged { node, verdict, reporter } => self.note_verdict(node, verdict, reporter),
+            Event::Uplink { lost, silent, links } => self.note_uplink(lost, silent, links),
             Event::PeerLearned { node, name } => {
                 tracing::info!(peer = %name, %node, "member learned");
                 self.note(EventKind::Joined, Some(name.to_string()), "became known");
@@ -556,6 +558,11 @@ impl Driver {
     }
 
     fn note_link(&mut self, node: NodeId, from: LinkState, to: LinkState) {
+        if !to.is_silent()
+            && let Some(link) = self.links.get_mut(node)
+        {
+            link.verdict = None;
+        }
         let woken = self.follow_outage(node, from, to, clock::now());
         if let Some(link) = self.links.get_mut(node) {
             link.counters.entered(to);

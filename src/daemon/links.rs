@@ -14,6 +14,7 @@ use super::stock::Stock;
 use crate::control;
 use crate::control::placement::{Placement, place};
 use crate::control::routing::{RouteEntry, Routing};
+use crate::control::verdict::Verdict;
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
 use crate::identity::{NodeId, WireguardKey};
 use crate::platform::steering::shard_of;
@@ -36,6 +37,8 @@ pub(super) struct Link {
     /// Whether its path ever carried less than the interface's MTU: what the kernel then learned of it must be unlearned
     /// where that changes, so that it keeps a route of its own.
     pub(super) sized: bool,
+    /// What others say of its silence.
+    pub(super) verdict: Option<Verdict>,
     /// What was declared of it, for a stock WireGuard peer; `None` for a member.
     pub(super) stock: Option<Stock>,
     /// The address of ours that the peer's newest datagram was sent to, with the endpoint it came from.
@@ -123,6 +126,7 @@ impl Links {
                 counters,
                 outage,
                 sized: false,
+                verdict: None,
                 stock: None,
                 seen: None,
                 tick_at: now,
@@ -167,6 +171,7 @@ impl Links {
                         counters,
                         outage,
                         sized: false,
+                        verdict: None,
                         stock,
                         seen: None,
                         tick_at: now,

@@ -45,13 +45,6 @@ pub(super) struct Rows {
     own_made: Option<Instant>,
 }
 
-impl Rows {
-    /// What a node said last of its links.
-    pub(super) fn said_by(&self, node: NodeId) -> Option<&Row> {
-        self.matrix.row(node)
-    }
-}
-
 /// A member as the matrix places it.
 struct Place {
     node: NodeId,
@@ -80,8 +73,7 @@ impl Driver {
         self.rows.matrix.take(from, Row::new(links, clock::now()));
     }
 
-    /// The pull is over: whoever waits for it can be answered. One that was made for an alert's sake alone brought a few rows
-    /// and makes none fresh.
+    /// The pull is over: whoever waits for it can be answered.
     pub(super) fn end_pull(&mut self) {
         if self.rows.began > self.rows.ended {
             self.rows.ended = Some(clock::now());
@@ -94,8 +86,7 @@ impl Driver {
 
     /// Forgets rows that nobody looks at.
     pub(super) fn tidy_rows(&mut self, now: Instant) {
-        let idle = self.rows.began.is_some() && now >= self.rows.wanted + IDLE;
-        if idle && self.alerts.asked.is_none_or(|asked| now >= asked + IDLE) {
+        if self.rows.began.is_some() && now >= self.rows.wanted + IDLE {
             self.rows = Rows::default();
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::driver::Driver;
+use crate::control::verdict::Verdict;
 use crate::identity::NodeId;
 use crate::platform::clock::{Reading, StepWatch};
 use crate::telemetry::EventKind;
@@ -27,6 +28,30 @@ pub(super) struct Observer {
 }
 
 impl Driver {
+    /// Others were asked about a silent peer. A node that is down is told by one of those who see it.
+    pub(super) fn note_verdict(&mut self, node: NodeId, verdict: Verdict, reporter: NodeId) {
+        let name = self.name_of(node);
+        tracing::info!(peer = %name, "{verdict}");
+        if let Some(link) = self.links.get_mut(node) {
+            link.verdict = Some(verdict);
+        }
+        if !verdict.is_node() {
+            self.note(EventKind::Down, Some(name), verdict.to_string());
+        } else if reporter == self.engine.node() {
+            self.note(EventKind::NodeDown, Some(name), verdict.to_string());
+        }
+    }
+
+    /// Most links fell silent together, or speak again.
+    pub(super) fn note_uplink(&mut self, lost: bool, silent: usize, links: usize) {
+        let text = match lost {
+            true => format!("{silent} of {links} links are silent: this node's own uplink, most likely"),
+            false => format!("most links answer again, {silent} of {links} do not"),
+        };
+        tracing::warn!("{text}");
+        self.note(EventKind::Observer, None, text);
+    }
+
     /// Looks at this node itself. Cheap: it is done whenever the control task is awake.
     pub(super) fn observe(&mut self) {
         let reading = Reading::take();

@@ -103,6 +103,7 @@ impl Driver {
             counts: summary.as_ref().map(link_counts),
             class: Some(link_class(view.pace.class)),
             probe_interval_seconds: Some(view.pace.interval.as_secs_f64()),
+            verdict: link.and_then(|link| link.verdict).map(|verdict| verdict.to_string()),
             reasons: degradation.zip(summary.as_ref()).map_or(Vec::new(), |(degradation, summary)| {
                 let reason = |reason: Reason| DegradedReason {
                     kind: reason.name().to_owned(),
@@ -156,7 +157,10 @@ impl Driver {
                     gravity: Gravity::Critical,
                     kind: "peer_down".into(),
                     peer: Some(peer.name.clone()),
-                    message: format!("{} does not answer", peer.name),
+                    message: match &peer.verdict {
+                        Some(verdict) => format!("{} does not answer: {verdict}", peer.name),
+                        None => format!("{} does not answer", peer.name),
+                    },
                     advice: format!("see that meshd runs there and UDP gets through: meshctl status {}", peer.name),
                     since,
                 }),

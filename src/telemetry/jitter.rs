@@ -41,6 +41,30 @@ mod tests {
         assert_eq!(jitter.estimate(), Duration::from_nanos(10_000));
     }
 
+    /// The integer arithmetic of RFC 3550's appendix A.8, in units of a sixteenth.
+    fn reference(transits: &[i64]) -> u64 {
+        let mut jitter = 0u64;
+        for pair in transits.windows(2) {
+            jitter = jitter + pair[0].abs_diff(pair[1]) - ((jitter + 8) >> 4);
+        }
+        jitter >> 4
+    }
+
+    #[test]
+    fn it_is_the_rfc_s_own_on_a_recorded_trace() {
+        // One-way transits of a link between two hosts in nanoseconds, clocks some 80 ms apart; a queue in the middle.
+        let trace = [
+            80_412_331, 80_409_120, 80_431_877, 80_415_002, 80_420_640, 80_408_915, 81_950_433, 83_107_210, 82_230_918,
+            80_911_204, 80_417_553, 80_411_090, 80_409_876, 80_446_301, 80_413_777, 80_410_025, 80_412_960, 80_409_431,
+        ];
+        let mut jitter = Jitter::default();
+        for upto in 1..=trace.len() {
+            jitter.record(trace[upto - 1]);
+            let (ours, theirs) = (jitter.estimate().as_nanos() as u64, reference(&trace[..upto]));
+            assert!(ours.abs_diff(theirs) <= 2, "after {upto}: {ours} ns, the RFC's {theirs} ns");
+        }
+    }
+
     proptest! {
         #[test]
         fn an_offset_of_the_clocks_changes_nothing(

@@ -38,6 +38,10 @@ pub enum ControlMessage {
     RenewalReply(RenewalReply),
     /// Which revocations the sender holds in a range of node ids.
     RevocationSummary(RevocationSummary),
+    /// Asks whether the receiver hears a node.
+    Question(Question),
+    /// How long ago the sender heard a node.
+    Hearing(Hearing),
     /// Asks for the receiver's row of the matrix.
     RowRequest(RowRequest),
     /// A part of the sender's row.
@@ -142,6 +146,27 @@ pub struct RenewalReply {
     pub certificate: ByteVec,
 }
 
+/// Asks whether the receiver hears a node, of which the sender hears nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Question {
+    /// The node's id, 16 bytes.
+    #[n(0)]
+    pub node: ByteVec,
+}
+
+/// How long ago the sender heard a node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hearing {
+    /// The node's id, 16 bytes.
+    #[n(0)]
+    pub node: ByteVec,
+    /// Milliseconds since anything of its probes came; 2^32 - 1 where nothing ever did.
+    #[n(1)]
+    pub heard_millis: u64,
+}
+
 /// Asks for the receiver's row of the matrix ([`crate::wire::row`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -212,6 +237,8 @@ impl ControlMessage {
             ControlMessage::RenewalRequest => 5,
             ControlMessage::RenewalReply(_) => 6,
             ControlMessage::RevocationSummary(_) => 7,
+            ControlMessage::Question(_) => 8,
+            ControlMessage::Hearing(_) => 9,
             ControlMessage::RowRequest(_) => 16,
             ControlMessage::Row(_) => 17,
         }
@@ -231,6 +258,8 @@ impl ControlMessage {
                 ControlMessage::RenewalRequest => encoder.map(0).is_ok(),
                 ControlMessage::RenewalReply(body) => encoder.encode(body).is_ok(),
                 ControlMessage::RevocationSummary(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Question(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Hearing(body) => encoder.encode(body).is_ok(),
                 ControlMessage::RowRequest(body) => encoder.encode(body).is_ok(),
                 ControlMessage::Row(body) => encoder.encode(body).is_ok(),
             };
@@ -262,6 +291,8 @@ impl ControlMessage {
             }
             6 => ControlMessage::RenewalReply(decoder.decode().map_err(malformed)?),
             7 => ControlMessage::RevocationSummary(decoder.decode().map_err(malformed)?),
+            8 => ControlMessage::Question(decoder.decode().map_err(malformed)?),
+            9 => ControlMessage::Hearing(decoder.decode().map_err(malformed)?),
             16 => ControlMessage::RowRequest(decoder.decode().map_err(malformed)?),
             17 => ControlMessage::Row(decoder.decode().map_err(malformed)?),
             _ => return Err(ControlError::Unknown),
@@ -316,6 +347,8 @@ mod tests {
             ControlMessage::Want(Want::default()),
             ControlMessage::RenewalRequest,
             ControlMessage::RenewalReply(RenewalReply { certificate: ByteVec::from(vec![1]) }),
+            ControlMessage::Question(Question { node: ByteVec::from(vec![4; 16]) }),
+            ControlMessage::Hearing(Hearing { node: ByteVec::from(vec![4; 16]), heard_millis: 70 }),
             ControlMessage::RowRequest(RowRequest { number: 5 }),
             ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
         ]

@@ -10,5 +10,6 @@ mod net;
 mod paths;
 mod probing;
 mod scenarios;
+mod silence;
 mod sizes;
 mod trace;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshd::control::Arrival;
+use meshd::control::class::{IDLE_BUDGET, PROBE_BYTES, idle_interval};
 use meshd::control::measurement::{Direction, Discard, Disorder, Measurement};
 use meshd::control::path::Path;
 use meshd::control::probe::{LinkState, Pace, Prober};
@@ -91,6 +92,8 @@ struct Link {
     delay: u64,
     dwell: u64,
     log: [Log; 2],
+    /// Packets sent, by end.
+    sent: [u64; 2],
     /// What arrived, by way and kind.
     came: [[BTreeSet<u32>; 2]; 2],
 }
@@ -107,6 +110,7 @@ impl Link {
             delay: 5_000_000,
             dwell: 30_000,
             log: [Log::default(); 2],
+            sent: [0; 2],
             came: Default::default(),
         }
     }
@@ -142,6 +146,7 @@ impl Link {
         // Some tens of microseconds of jitter in any case.
         let jitter = u64::from(self.rng.next_u32() % 40_000);
         let fates = fate(&mut self.rng, from, self.at);
+        self.sent[from] += 1;
         if is_exchange(from, &probe) {
             self.log[from].lost += u64::from(fates.is_empty());
         }
@@ -436,6 +441,26 @@ fn a_set_clock_spoils_no_sample() {
         println!(
             "39 steps of {step} ns at host {host}: all noticed, {discarded} samples discarded, none off by 100 us"
         );
+    }
+}
+
+#[test]
+fn idle_links_of_a_thousand_nodes_cost_what_the_budget_says() {
+    let mut link = Link::new(13);
+    let interval = idle_interval(1_000, Duration::from_secs(1));
+    for end in &mut link.ends {
+        end.prober.set_pace(Pace::new(Class::Idle, interval), end.local(0));
+    }
+    let seconds = 20_000;
+    link.run(seconds * SECOND, well);
+    for (end, sent) in link.sent.into_iter().enumerate() {
+        let bits = |bytes: u64| sent as f64 / seconds as f64 * (bytes * 8) as f64 * 999.0;
+        let (v6, v4) = (bits(PROBE_BYTES), bits(PROBE_BYTES - 20));
+        println!(
+            "999 idle links, a probe every {interval:?} on each: end {end} sends {v6:.0} bit/s on IPv6, {v4:.0} on IPv4"
+        );
+        // What the spread of the intervals makes of it in five hours.
+        assert!(v6 <= IDLE_BUDGET as f64 * 1.01 && v4 <= IDLE_BUDGET as f64, "{v6} {v4}");
     }
 }
 
