@@ -15,6 +15,7 @@ mod monitors;
 mod networks;
 mod outages;
 mod page_fixture;
+mod past;
 mod path_mtu;
 mod paths;
 mod revocation;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             state::CASES,
             views::CASES,
             path_mtu::CASES,
+            past::CASES,
             wireguard::CASES,
             browser::CASES,
             service::CASES,
