@@ -1,11 +1,14 @@
 //! What monitors are shown, copied from everything that counts.
 
+use std::time::Duration;
+
 use super::driver::Driver;
 use super::status;
 use crate::control::PeerView;
 use crate::dataplane::CountersReading;
 use crate::identity::Tag;
 use crate::platform::clock;
+use crate::telemetry::LinkStatistics;
 use crate::telemetry::metrics::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 use crate::time::{Instant, UnixTime};
 use crate::tunnel;
@@ -30,6 +33,9 @@ impl Driver {
             received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
             sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
             drops: self.ownerless_drops(),
+            health: self.engine.health(now),
+            clock_steps: self.observer.clock_steps,
+            history_bytes: self.monitor.history_report().map(|report| report.sizes.file),
             site: site_of(&self.engine.certificate().certificate().tags),
             now,
             per_link: self.config.metrics.per_link,
@@ -45,6 +51,7 @@ impl Driver {
 
     fn link_snapshot(&self, view: &PeerView, now: Instant, wall: UnixTime) -> LinkSnapshot {
         let link = self.links.get(view.node);
+        let statistics = link.map(|link| &link.statistics);
         let tunnel = link.map(|link| link.peer.tunnel().status(now));
         let session = tunnel.as_ref().and_then(|tunnel| tunnel.session);
         let crossed = |traffic: tunnel::Traffic| Traffic { packets: traffic.packets, bytes: traffic.bytes };
@@ -55,6 +62,13 @@ impl Driver {
             state: view.state,
             path: session.filter(|_| !view.state.is_silent()).map(|_| ("direct", String::new())),
             smoothed_rtt: view.smoothed_rtt,
+            is_degraded: statistics.is_some_and(|statistics| statistics.degradation().is_degraded()),
+            baseline: statistics.and_then(LinkStatistics::baseline),
+            step: statistics
+                .and_then(LinkStatistics::step)
+                .map_or(Duration::ZERO, |step| step.after.saturating_sub(step.before)),
+            jitter: statistics.map_or([Duration::ZERO; 2], LinkStatistics::jitter),
+            variation: statistics.and_then(LinkStatistics::variation),
             counters: link.map(|link| link.counters.clone()).unwrap_or_default(),
             path_mtu: view.path_mtu,
             since: wall - view.state_for,

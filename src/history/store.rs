@@ -258,6 +258,20 @@ impl Store {
         Ok(Sizes { used: pages.saturating_sub(free) * PAGE, file: pages * PAGE })
     }
 
+    /// Returns the bytes of each table and index, by name: their pages, full or not. Reads the whole file.
+    ///
+    /// # Errors
+    /// SQLite refuses.
+    pub fn table_sizes(&self) -> Result<Vec<(String, u64)>, HistoryError> {
+        let read = || -> rusqlite::Result<Vec<(String, u64)>> {
+            let mut statement =
+                self.connection.prepare("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY name")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        };
+        read().map_err(|source| HistoryError::of(&self.path, source))
+    }
+
     /// Returns the number of the newest event; 0 without any.
     ///
     /// # Errors

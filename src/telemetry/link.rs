@@ -227,6 +227,21 @@ impl LinkStatistics {
         self.degradation.update(&found, now)
     }
 
+    /// Jitter of each way (RFC 3550 §6.4.1).
+    pub fn jitter(&self) -> [Duration; 2] {
+        self.one_way_jitter.map(|jitter| jitter.estimate())
+    }
+
+    /// By how much each way took longer than it can, at the newest sample; `None` until that can be told.
+    pub fn variation(&self) -> Option<[Duration; 2]> {
+        self.variation
+    }
+
+    /// The step that the round trip has taken.
+    pub fn step(&self) -> Option<Step> {
+        self.steps.standing()
+    }
+
     /// Why the link is degraded, and since when.
     pub fn degradation(&self) -> &Degradation {
         &self.degradation

@@ -136,6 +136,13 @@ impl Snapshot {
         let steps = self.links.iter().map(|link| link.counters.discarded[0]).sum();
         let help = "Probes whose round trip is not used because a clock was set meanwhile";
         families.counter("clock_step_probes", None, help, [(Vec::new(), steps)])?;
+        let help = "How often this host's clock was set since the daemon started";
+        families.counter("clock_steps", None, help, [(Vec::new(), self.clock_steps)])?;
+        let help = "How unwell this node is as an observer: 0 is well, 7 the worst";
+        families.gauge("observer_unwell", None, help, [(Vec::new(), f64::from(self.health))])?;
+        let help = "Size of the history's file";
+        let history = self.history_bytes.map(|bytes| (Vec::new(), bytes as f64));
+        families.gauge("history", Some(Unit::Bytes), help, history)?;
         self.encode_alerts(families)
     }
 

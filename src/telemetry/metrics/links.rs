@@ -1,6 +1,7 @@
 //! The families of links.
 
 use std::fmt::Error;
+use std::time::Duration;
 
 use prometheus_client::registry::Unit;
 
@@ -30,7 +31,7 @@ impl<'a> Links<'a> {
     fn states(&self, families: &mut Families<'_>) -> Result<(), Error> {
         let up = self.each(|link| Some(f64::from(u8::from(answers(link.state)))));
         families.gauge("link_up", None, "Whether the peer answers; it does while only suspected", up)?;
-        let states = self.shown.iter().map(|link| with(self.of(link), ("state", state_name(link.state))));
+        let states = self.shown.iter().map(|link| with(self.of(link), ("state", shown_state(link))));
         families.info("link_state", "How the link is", states)?;
         let since = self.each(|link| answers(link.state).then(|| link.since.as_secs() as f64));
         let help = "Since when the peer has answered";
@@ -73,6 +74,17 @@ impl<'a> Links<'a> {
         let rtt = self.each(|link| link.smoothed_rtt.map(|rtt| rtt.as_secs_f64()));
         let help = "Smoothed round trip on the network (RFC 6298)";
         families.gauge("link_smoothed_rtt", Some(Unit::Seconds), help, rtt)?;
+        let baseline = self.each(|link| link.baseline.map(|rtt| rtt.as_secs_f64()));
+        let help = "Median round trip of the last seven days";
+        families.gauge("link_baseline_rtt", Some(Unit::Seconds), help, baseline)?;
+        let step = self.each(|link| Some(link.step.as_secs_f64()));
+        let help = "By how much the round trip has risen against the minutes before; 0 without a step";
+        families.gauge("link_latency_step", Some(Unit::Seconds), help, step)?;
+        let jitter = self.both(|link| Some(link.jitter));
+        families.gauge("link_jitter", Some(Unit::Seconds), "Interarrival jitter of probes (RFC 3550)", jitter)?;
+        let variation = self.both(|link| link.variation);
+        let help = "By how much the newest probe took longer than the quickest, by way";
+        families.gauge("link_owd_variation", Some(Unit::Seconds), help, variation)?;
         let count = |of: fn(&LinkCounters) -> u64| self.each(move |link| Some(of(&link.counters)));
         families.counter("link_probes_sent", None, "Probes whose fate is known", count(|of| of.sent))?;
         let lost = self.several(|link| {
@@ -134,6 +146,18 @@ impl<'a> Links<'a> {
         })
     }
 
+    /// Two times of each link that has them, one of each way.
+    fn both(&self, values: fn(&LinkSnapshot) -> Option<[Duration; 2]>) -> Vec<Sample<'a, f64>> {
+        let of_link = |link: &&'a LinkSnapshot| {
+            let labels = self.of(link);
+            let times = WAYS.iter().zip(values(link).into_iter().flatten());
+            times
+                .map(move |(way, time)| (with(labels.clone(), ("direction", way.name())), time.as_secs_f64()))
+                .collect::<Vec<_>>()
+        };
+        self.shown.iter().flat_map(of_link).collect()
+    }
+
     /// Which link it is. Its class is none of its labels: it changes with the traffic, and a counter would begin anew.
     fn of(&self, link: &'a LinkSnapshot) -> Vec<Label<'a>> {
         let mut labels = vec![("peer", link.peer.as_str())];
@@ -150,6 +174,11 @@ fn with<'a>(mut labels: Vec<Label<'a>>, label: Label<'a>) -> Vec<Label<'a>> {
 
 fn answers(state: LinkState) -> bool {
     matches!(state, LinkState::Up | LinkState::Suspect)
+}
+
+/// The state as `meshctl status` names it.
+fn shown_state(link: &LinkSnapshot) -> &'static str {
+    if link.is_degraded && link.state == LinkState::Up { "degraded" } else { state_name(link.state) }
 }
 
 pub(super) const fn state_name(state: LinkState) -> &'static str {

@@ -37,6 +37,12 @@ pub struct Snapshot {
     pub firing: [(Severity, u64); 2],
     /// The receivers of alerts.
     pub receivers: Vec<ReceiverSnapshot>,
+    /// How unwell this node is, from 0 to 7.
+    pub health: u8,
+    /// How often this host's clock was set since the daemon started.
+    pub clock_steps: u64,
+    /// Bytes of the history's file; `None` where none is kept.
+    pub history_bytes: Option<u64>,
     /// The site it stands at, by its tag.
     pub site: Option<String>,
     /// When this was, by the clock of [`LinkCounters`].
@@ -80,6 +86,16 @@ pub struct LinkSnapshot {
     pub path: Option<(&'static str, String)>,
     /// The smoothed round trip, by which the worst are found.
     pub smoothed_rtt: Option<Duration>,
+    /// Whether it answers and works badly nevertheless.
+    pub is_degraded: bool,
+    /// The median round trip of the last seven days; `None` until it is known.
+    pub baseline: Option<Duration>,
+    /// By how much the round trip has risen of late; zero without a step.
+    pub step: Duration,
+    /// Jitter of each way (RFC 3550 §6.4.1); zero without an answer.
+    pub jitter: [Duration; 2],
+    /// By how much the newest probe took longer each way than it can; `None` until that can be told.
+    pub variation: Option<[Duration; 2]>,
     /// What its probes came to.
     pub counters: LinkCounters,
     /// The largest packet that the path to the peer carries, in bytes.
@@ -97,7 +113,7 @@ pub struct LinkSnapshot {
 }
 
 impl Snapshot {
-    /// Links up to which all have series of their own: some sixty each, so that a node has 12,000.
+    /// Links up to which all have series of their own: some seventy each, so that a node has 14,000.
     pub const ALL_UP_TO: usize = 200;
     /// Of more, how many of the worst have.
     pub const WORST: usize = 50;
