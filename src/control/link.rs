@@ -58,8 +58,6 @@ pub(super) struct Peer {
     pub(super) contact: Contact,
     pub(super) prober: Prober,
     pub(super) path_mtu: PathMtu,
-    /// The path that was sized.
-    pub(super) sized_on: Option<Path>,
     pub(super) learned: Instant,
     /// When the link last carried data, as far as the driver has told.
     pub(super) last_data: Option<Instant>,
@@ -206,7 +204,6 @@ impl Engine {
                 contact,
                 prober,
                 path_mtu,
-                sized_on: None,
                 learned: now,
                 last_data,
                 paths,

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use rand_core::RngCore;
 
+use super::path::{MOST_PATHS, Path};
 use super::probe::jittered;
 use crate::time::Instant;
 use crate::wire::size_probe::{FLOOR, LEAST, SizeProbe, SizeProbeKind};
@@ -53,6 +54,18 @@ pub struct PathMtu {
     large: Option<Instant>,
     reported: Option<Instant>,
     probes: VecDeque<SizeProbe>,
+    /// The path that is sized.
+    path: Option<Path>,
+    /// What the paths carried that were left, the one left last at the end; at most [`MOST_PATHS`].
+    left: VecDeque<Left>,
+}
+
+/// What a path carried when it was left.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    path: Path,
+    size: u16,
+    narrow: bool,
 }
 
 /// A size that is being tried.
@@ -128,7 +141,14 @@ impl PathMtu {
             large: None,
             reported: None,
             probes: VecDeque::new(),
+            path: None,
+            left: VecDeque::new(),
         }
+    }
+
+    /// The path that is sized; `None` before there was one.
+    pub fn path(&self) -> Option<Path> {
+        self.path
     }
 
     /// The largest packet that may be sent.
@@ -171,12 +191,24 @@ impl PathMtu {
         self.validate_at = now;
     }
 
-    /// The path is another one. It is presumed to carry what the old one did, which is tried at once, and then more.
-    pub fn on_path(&mut self, now: Instant) {
-        self.narrow = false;
+    /// Packets take another path. One that was in use before carries what it did then, any other is presumed to carry what
+    /// the last one did; that is tried at once, and then more.
+    pub fn on_path(&mut self, path: Path, now: Instant) {
+        if let Some(before) = self.path.replace(path).filter(|before| *before != path) {
+            self.left.push_back(Left { path: before, size: self.size, narrow: self.narrow });
+        }
+        let known = self.left.iter().position(|left| left.path == path).and_then(|at| self.left.remove(at));
+        if self.left.len() > MOST_PATHS {
+            self.left.pop_front();
+        }
+        self.size = known.map_or(self.size, |known| known.size);
+        self.narrow = known.is_some_and(|known| known.narrow);
         self.search = None;
-        self.search_at = (self.size < self.ceiling).then_some(now);
+        self.search_at = (self.size < self.ceiling && !self.narrow).then_some(now);
         self.resume(now);
+        if self.narrow {
+            self.validate_at = now + Self::NARROW;
+        }
     }
 
     /// The link has no session: nothing is tried until [`PathMtu::resume`].
@@ -374,6 +406,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn numbered(number: u8) -> Path {
+        Path::to(([198, 18, 0, number], 7655).into())
+    }
+
     /// A link in virtual time: the sizes of one direction, and a path that loses what is too large, and some of all else.
     struct Link {
         now: Instant,
@@ -402,7 +438,7 @@ mod tests {
         fn new(ceiling: u16, limit: u16, seed: u64) -> Self {
             let now = Instant::from_millis(1_000);
             let mut mtu = PathMtu::new(ceiling, now);
-            mtu.on_path(now);
+            mtu.on_path(numbered(0), now);
             Link {
                 now,
                 mtu,
@@ -651,9 +687,40 @@ mod tests {
         link.run(MINUTE * 50, |_| false);
         assert_eq!((link.mtu.size(), link.probes), (FLOOR, probes), "it is left alone");
         link.limit = 1_440;
-        link.mtu.on_path(link.now);
+        link.mtu.on_path(numbered(1), link.now);
         assert_eq!(link.settled(), 1_420);
         assert!(!link.mtu.is_narrow());
+        link.limit = 1_200;
+        link.mtu.on_path(numbered(0), link.now);
+        assert!(link.mtu.is_narrow(), "nothing is lost for finding out again");
+        let probes = link.probes;
+        link.run(MINUTE * 50, |_| false);
+        assert_eq!((link.mtu.size(), link.probes), (FLOOR, probes));
+    }
+
+    #[test]
+    fn a_path_that_is_taken_again_carries_at_once_what_it_did() {
+        let mut link = Link::new(1_420, 1_340, 10);
+        assert_eq!(link.settled(), 1_328);
+        for _ in 0..3 {
+            link.limit = 1_440;
+            link.mtu.on_path(numbered(1), link.now);
+            assert_eq!(link.settled(), 1_420);
+            link.limit = 1_340;
+            link.mtu.on_path(numbered(0), link.now);
+            assert_eq!(link.mtu.size(), 1_328, "before any probe");
+            assert_eq!(link.settled(), 1_328);
+        }
+        // What it did is no promise: it is tried like any size.
+        link.mtu.on_path(numbered(1), link.now);
+        assert_eq!((link.mtu.size(), link.settled()), (1_420, 1_328));
+        link.limit = 1_440;
+        link.mtu.on_path(numbered(0), link.now);
+        assert_eq!((link.mtu.size(), link.settled()), (1_328, 1_420));
+        for number in 0..=255 {
+            link.mtu.on_path(numbered(number), link.now);
+            assert!(link.mtu.left.len() <= MOST_PATHS);
+        }
     }
 
     #[test]

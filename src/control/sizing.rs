@@ -33,13 +33,11 @@ impl Engine {
     /// A session was made with a peer, or its packets take another path; `fresh` where no session stood before.
     pub(super) fn size_path(&mut self, node: NodeId, fresh: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let path = peer.paths.current();
         let before = (peer.path_mtu.size(), peer.path_mtu.is_narrow());
-        if path != peer.sized_on {
-            peer.sized_on = path;
-            peer.path_mtu.on_path(now);
-        } else if fresh {
-            peer.path_mtu.resume(now);
+        match peer.paths.current() {
+            Some(path) if peer.path_mtu.path() != Some(path) => peer.path_mtu.on_path(path, now),
+            _ if fresh => peer.path_mtu.resume(now),
+            _ => {}
         }
         self.after_sizing(node, before);
     }

@@ -59,6 +59,8 @@ pub struct Net {
     pub gone: BTreeSet<IpAddr>,
     /// The largest overlay packet that passes between an ordered pair, in bytes, where not all do.
     pub limits: BTreeMap<(usize, usize), usize>,
+    /// The same between an ordered pair of addresses.
+    pub path_limits: BTreeMap<(IpAddr, IpAddr), usize>,
     /// Packets and bytes handed in, per sender.
     pub sent: Vec<(u64, u64)>,
 }
@@ -77,6 +79,7 @@ impl Net {
             translated: BTreeMap::new(),
             gone: BTreeSet::new(),
             limits: BTreeMap::new(),
+            path_limits: BTreeMap::new(),
             sent: vec![(0, 0); hosts],
         }
     }
@@ -120,7 +123,8 @@ impl Net {
             return;
         }
         let inner = if let Packet::Sealed { payload, .. } = &packet { payload.len() + HEADER_LEN } else { 0 };
-        if self.limits.get(&(sender, host)).is_some_and(|limit| inner > *limit) {
+        let limits = [self.limits.get(&(sender, host)), self.path_limits.get(&ends)];
+        if limits.into_iter().flatten().any(|limit| inner > *limit) {
             return;
         }
         // Two sites: even hosts and odd hosts. Up to a fifth more, so that packets overtake each other.

@@ -15,7 +15,7 @@ use crate::net::Net;
 use crate::scenarios::secs;
 
 /// Two hosts of two addresses each, linked, at a moment of the seed's choosing.
-fn two_homed(seed: u64) -> Mesh {
+pub fn two_homed(seed: u64) -> Mesh {
     let mut mesh = Mesh::new(seed, 2);
     mesh.hosts.iter_mut().for_each(|host| host.addresses = 2);
     mesh.start(0);
@@ -33,7 +33,7 @@ fn used(mesh: &Mesh, host: usize) -> Path {
 }
 
 /// The two ends of what a host sends.
-fn ends(mesh: &Mesh, host: usize) -> (IpAddr, IpAddr) {
+pub fn ends(mesh: &Mesh, host: usize) -> (IpAddr, IpAddr) {
     let path = used(mesh, host);
     (path.local.unwrap_or(Net::endpoint(host).ip()), path.remote.ip())
 }
@@ -58,7 +58,7 @@ fn changes(mesh: &Mesh) -> usize {
 }
 
 /// Cuts an address off, in both directions.
-fn cut_off(mesh: &mut Mesh, address: IpAddr) {
+pub fn cut_off(mesh: &mut Mesh, address: IpAddr) {
     let all: Vec<IpAddr> =
         (0..2).flat_map(|host| [0, 1].map(|number| Net::other_endpoint(host, number).ip())).collect();
     mesh.net.path_cuts.extend(all.iter().flat_map(|other| [(address, *other), (*other, address)]));

@@ -6,6 +6,8 @@ use meshd::control::output::Event;
 use meshd::wire::size_probe::FLOOR;
 
 use crate::mesh::Mesh;
+use crate::net::Net;
+use crate::paths::{cut_off, ends, two_homed};
 use crate::scenarios::{formed, secs};
 
 /// The path MTU from one host to another as that host has found it.
@@ -92,4 +94,25 @@ fn a_host_that_comes_back_finds_its_paths_again() {
     mesh.start(0);
     assert!(mesh.run_until(secs(30), |mesh| mesh.connected(&[0, 1, 2]) && size(mesh, 0, 1) == 1_344));
     assert_eq!((size(&mesh, 1, 0), size(&mesh, 0, 2)), (1_420, 1_420));
+}
+
+#[test]
+fn a_path_that_is_taken_again_carries_at_once_what_it_did() {
+    let all = |host| [0, 1].map(|number| Net::other_endpoint(host, number).ip());
+    for seed in 0..20 {
+        let mut mesh = two_homed(seed);
+        let small = ends(&mesh, 0);
+        mesh.net.path_limits.insert(small, 1_344);
+        assert!(mesh.run_until(secs(90), |mesh| size(mesh, 0, 1) == 1_344), "seed {seed}");
+        cut_off(&mut mesh, small.1);
+        assert!(mesh.run_until(secs(10), |mesh| ends(mesh, 0).1 != small.1), "seed {seed}: {}", mesh.describe());
+        assert!(mesh.run_until(secs(10), |mesh| size(mesh, 0, 1) == 1_420), "seed {seed}: the other one carries more");
+        let pairs = all(0).into_iter().flat_map(|local| all(1).map(|remote| (local, remote)));
+        let others = pairs.filter(|pair| *pair != small);
+        mesh.net.path_cuts = others.flat_map(|(local, remote)| [(local, remote), (remote, local)]).collect();
+        assert!(mesh.run_until(secs(10), |mesh| ends(mesh, 0) == small), "seed {seed}: {}", mesh.describe());
+        assert_eq!(size(&mesh, 0, 1), 1_344, "seed {seed}: with the switch, before any probe");
+        mesh.run(secs(60));
+        assert_eq!((ends(&mesh, 0), size(&mesh, 0, 1)), (small, 1_344), "seed {seed}");
+    }
 }
