@@ -6,6 +6,7 @@ mod calibration;
 mod dark;
 mod databases;
 mod databases_over_the_mesh;
+mod doctor;
 mod faults;
 mod harness;
 mod lab;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             wireguard::CASES,
             browser::CASES,
             service::CASES,
+            doctor::CASES,
         ],
         &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )

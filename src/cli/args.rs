@@ -129,6 +129,10 @@ pub enum Command {
     Paths(PathsArgs),
     /// Waits until the mesh, or the links to some nodes, are up.
     Wait(super::wait::WaitArgs),
+    /// Looks for what is wrong with this host and says what to do about it.
+    Doctor(super::doctor::DoctorArgs),
+    /// Writes what others need to help: this host, its daemon and its mesh, without secrets.
+    Bugreport(super::bugreport::BugreportArgs),
     /// Lists the members this node knows.
     #[command(after_help = "Examples:\n  meshctl members\n  meshctl --json members")]
     Members,

@@ -4,10 +4,12 @@
 mod alerts;
 pub mod args;
 mod authority;
+mod bugreport;
 mod check;
 mod context;
 mod daemon;
 mod dbcost;
+mod doctor;
 mod events;
 mod exit;
 mod generate;
@@ -89,6 +91,8 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
+        Command::Doctor(args) => doctor::run(context, args).await,
+        Command::Bugreport(args) => bugreport::run(context, args).await,
         Command::Members => members::run(context).await,
         Command::Wireguard(args) => wireguard::run(context, args).await,
         Command::Check(args) => check::run(context, args),

@@ -8,6 +8,7 @@
 //! | which queue and socket a packet comes to | `steering.rs` |
 //! | waking a blocked thread | `wake.rs` |
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
+//! | what a host is like | `host_facts.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
 //! | giving up what is not needed | `privileges.rs` |
 //! | getting a processor in time | `scheduling.rs` |
@@ -19,6 +20,7 @@
 pub mod clock;
 mod control_data;
 pub mod file;
+pub mod host_facts;
 pub mod host_state;
 pub mod host_watch;
 pub mod icmp;
