@@ -139,7 +139,7 @@ pub enum Command {
     /// Prints the configuration of a stock WireGuard peer of this node: a phone, a router.
     Wireguard(WireguardArgs),
     /// Reads a configuration file and says everything that is wrong with it.
-    Check(CheckArgs),
+    Check(super::check::CheckArgs),
     /// Prints the versions of meshctl and of the running daemon.
     #[command(after_help = "Example:\n  meshctl version")]
     Version,
@@ -587,16 +587,6 @@ fn address_or_prefix(text: &str) -> Result<IpNet, String> {
     let network =
         address.or_else(|_| text.parse::<IpNet>()).map_err(|_| "expected an address or a prefix".to_owned())?;
     if network.trunc() == network { Ok(network) } else { Err(format!("did you mean {}?", network.trunc())) }
-}
-
-/// `meshctl check`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl check\n  meshctl check ./meshd.toml && systemctl reload meshd\n\n\
-                        Exits with 6 if the configuration is invalid.")]
-pub struct CheckArgs {
-    /// The file; the one of --config unless given.
-    #[arg(value_name = "FILE")]
-    pub file: Option<PathBuf>,
 }
 
 #[cfg(test)]

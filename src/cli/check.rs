@@ -1,12 +1,23 @@
 //! `meshctl check`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::args::CheckArgs;
+use clap::Args;
+
 use super::context::{Context, read_config};
 use super::exit::{Exit, Failure};
 use crate::api::SCHEMA;
 use crate::config::{Config, Problems};
+
+/// `meshctl check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl check\n  meshctl check ./meshd.toml && systemctl reload meshd\n\n\
+                        Exits with 6 if the configuration is invalid.")]
+pub struct CheckArgs {
+    /// The file; the one of --config unless given.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
 
 /// Reads a configuration and tells every problem.
 pub fn run(context: &Context, args: &CheckArgs) -> Result<(), Failure> {
