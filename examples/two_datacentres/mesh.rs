@@ -174,7 +174,7 @@ impl<'a> Mesh<'a> {
     pub fn wait_until_all_are_up(&self) -> Result<Duration> {
         let began = Instant::now();
         let all_up = |status: &Status| {
-            // A peer whose daemon was killed a moment ago answers, and is degraded by the probes it missed.
+            // A degraded one answers; a busy machine is enough for that.
             let answers = |state| matches!(state, PeerState::Up | PeerState::Degraded);
             let up = status.peers.iter().filter(|peer| answers(peer.state) && peer.link.is_some());
             up.count() == self.servers.len() - 1

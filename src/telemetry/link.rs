@@ -1,11 +1,13 @@
 //! The last five minutes of one link.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::step::{Step, StepChange, StepWatch};
 use super::{Degradation, Jitter, LossEstimate, OneWay, Reason, Sketch};
 use crate::control::measurement::{Direction, Discard, Disorder, Measurement, Sample};
+use crate::control::probe::Prober;
 use crate::time::Instant;
 
 /// Rolling statistics of one link: what its probes told in the last five minutes.
@@ -35,6 +37,8 @@ pub struct LinkStatistics {
 const BUCKET: Duration = Duration::from_secs(10);
 /// Buckets kept: five minutes, long enough to see one loss in a hundred, short enough to be about now.
 const BUCKETS: u64 = 30;
+/// Probes lost in a row that make an outage.
+const OUTAGE: u16 = Prober::MISSED_BEFORE_DOWN as u16;
 /// The part of a new jitter that goes into the usual one.
 const USUAL_PART: u32 = 1_024;
 
@@ -59,6 +63,8 @@ pub struct Counts {
     pub late: u32,
     /// Probes lost, by direction.
     pub lost: [u32; 3],
+    /// Of those, the ones that were lost in an outage: eight in a row and more, with which a link goes down.
+    pub outage: [u32; 3],
     /// Answers that were not measured: because a clock was set, because the result would be negative.
     pub discarded: [u32; 2],
     /// Probes or answers that were overtaken, by direction.
@@ -78,7 +84,7 @@ pub struct LinkSummary {
     pub window: Duration,
     /// What was counted in it.
     pub counts: Counts,
-    /// Loss with its interval; `None` without a probe.
+    /// Loss with its interval, outages apart; `None` without a probe.
     pub loss: Option<LossEstimate>,
     /// Loss on the way to the peer: of all probes whose way of loss is not unknown.
     pub loss_forward: Option<LossEstimate>,
@@ -146,12 +152,16 @@ impl LinkStatistics {
                     *lost = lost.saturating_add(1);
                     bucket.longest_run = bucket.longest_run.max(in_row);
                 }
+                match in_row.cmp(&OUTAGE) {
+                    Ordering::Less => {}
+                    // The ones before belong to it as well.
+                    Ordering::Equal => self.assign_to_outage(OUTAGE),
+                    Ordering::Greater => self.assign_to_outage(1),
+                }
             }
             Measurement::Placed { sent, direction } => {
                 if let Some(bucket) = self.bucket(now, sent) {
-                    let lost = &mut bucket.counts.lost;
-                    lost[Direction::Unknown as usize] = lost[Direction::Unknown as usize].saturating_sub(1);
-                    lost[direction as usize] = lost[direction as usize].saturating_add(1);
+                    bucket.counts.place(direction);
                 }
             }
             Measurement::Discarded { sent, reason, late } => {
@@ -184,6 +194,21 @@ impl LinkStatistics {
             }
         }
         None
+    }
+
+    /// The newest `count` losses belong to an outage.
+    fn assign_to_outage(&mut self, count: u16) {
+        let mut left = u32::from(count);
+        for bucket in self.buckets.iter_mut().rev() {
+            let counts = &mut bucket.counts;
+            for (outage, lost) in counts.outage.iter_mut().zip(counts.lost) {
+                let taken = lost.saturating_sub(*outage).min(left);
+                (*outage, left) = (*outage + taken, left - taken);
+            }
+            if left == 0 {
+                return;
+            }
+        }
     }
 
     fn answered(&mut self, now: Instant, sample: &Sample) -> Option<StepChange> {
@@ -271,7 +296,8 @@ impl LinkStatistics {
             let quantiles = Sketch::quantiles(window().map(|bucket| &bucket.delays[host]), [0.5, 0.99]);
             quantiles.map(|[p50, p99]| DelaySummary { p50, p99 })
         };
-        let [forward, reverse, unknown] = counts.lost.map(u64::from);
+        // An outage is told by the link's state: counted as loss as well, a link that is back would look bad for minutes.
+        let [forward, reverse, unknown] = counts.lost_apart().map(u64::from);
         let answered = u64::from(counts.answered);
         let data = |way: usize| LossEstimate::new(counts.packets_lost[way].into(), counts.packets[way].into());
         LinkSummary {
@@ -329,6 +355,26 @@ impl LinkStatistics {
 }
 
 impl Counts {
+    /// Probes lost by direction, but for those of outages.
+    pub fn lost_apart(&self) -> [u32; 3] {
+        std::array::from_fn(|way| self.lost[way].saturating_sub(self.outage[way]))
+    }
+
+    /// On which way a probe was lost is known now.
+    fn place(&mut self, direction: Direction) {
+        let unknown = Direction::Unknown as usize;
+        // Of an outage only where nothing else can be meant.
+        let apart = self.lost[unknown] > self.outage[unknown];
+        let counts: &mut [&mut [u32; 3]] =
+            if apart { &mut [&mut self.lost] } else { &mut [&mut self.lost, &mut self.outage] };
+        for counts in counts {
+            if let Some(fewer) = counts[unknown].checked_sub(1) {
+                counts[unknown] = fewer;
+                counts[direction as usize] = counts[direction as usize].saturating_add(1);
+            }
+        }
+    }
+
     fn add(&mut self, more: &Counts) {
         let sums = |into: &mut [u32], more: &[u32]| {
             into.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.saturating_add(*more));
@@ -336,6 +382,7 @@ impl Counts {
         self.answered = self.answered.saturating_add(more.answered);
         self.late = self.late.saturating_add(more.late);
         sums(&mut self.lost, &more.lost);
+        sums(&mut self.outage, &more.outage);
         sums(&mut self.discarded, &more.discarded);
         sums(&mut self.reordered, &more.reordered);
         sums(&mut self.duplicated, &more.duplicated);
@@ -442,6 +489,36 @@ mod tests {
         let summary = link.summary(ms(2_500));
         assert_eq!((summary.loss.unwrap().lost, summary.counts.late, summary.counts.answered), (0, 1, 1));
         assert_eq!(summary.rtt.unwrap().max, Duration::from_micros(2_500_000));
+    }
+
+    #[test]
+    fn what_an_outage_lost_is_no_loss_of_the_link_that_is_back() {
+        let mut link = LinkStatistics::new();
+        (0..200).for_each(|i| link.answered_at(ms(i * 1_000), ms(i * 1_000), rtt(1_000)));
+        let lose = |link: &mut LinkStatistics, from: u64, count: u16| {
+            for in_row in 1..=count {
+                let sent = ms(from + u64::from(in_row) * 250);
+                link.take(&Measurement::Lost { sent, direction: Direction::Unknown, in_row }, sent);
+            }
+        };
+        // Across the end of a bucket.
+        lose(&mut link, 208_500, 7);
+        let summary = link.summary(ms(215_000));
+        assert_eq!((summary.loss.unwrap().lost, summary.counts.outage), (7, [0; 3]), "a burst is no outage");
+        assert!(Reason::find(&summary, None).contains(&Reason::Loss));
+        let mut link = LinkStatistics::new();
+        (0..200).for_each(|i| link.answered_at(ms(i * 1_000), ms(i * 1_000), rtt(1_000)));
+        lose(&mut link, 208_500, 12);
+        for i in 212..230 {
+            link.answered_at(ms(i * 1_000), ms(i * 1_000), rtt(1_000));
+        }
+        link.lost_at(ms(231_000), ms(231_000), Direction::Unknown);
+        link.take(&Measurement::Placed { sent: ms(209_000), direction: Direction::Forward }, ms(231_000));
+        let summary = link.summary(ms(232_000));
+        assert_eq!(summary.counts.lost, [1, 0, 12]);
+        assert_eq!((summary.loss.unwrap().lost, summary.loss.unwrap().sent), (1, 219));
+        assert_eq!(summary.loss_forward.unwrap().lost, 0, "which way an outage was is no loss of that way");
+        assert_eq!(Reason::find(&summary, None), []);
     }
 
     #[test]
