@@ -440,7 +440,11 @@ mod tests {
             let mut packet = [0u8; 20];
             packet[0] = 0x45;
             assert!(matches!(tun.write(&packet), Err(TunError::Down)));
+            let write_run = || tun.write_run(&[IoSlice::new(&NO_OFFLOAD), IoSlice::new(&packet)]);
+            assert!(matches!(write_run(), Err(TunError::Down)));
+            assert!(tun.takes_runs().tcp, "what is down has not said what it takes");
             set_up(&tun, "10.77.0.1");
+            write_run().unwrap();
             assert!(matches!(tun.write(&[0u8; 20]), Err(TunError::BadPacket)));
 
             // A thread is waiting while the device is deleted.
