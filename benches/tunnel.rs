@@ -44,6 +44,8 @@ mod ours;
 mod peer;
 #[path = "tunnel/rekeys.rs"]
 mod rekeys;
+#[path = "tunnel/relay.rs"]
+mod relay;
 #[path = "tunnel/report.rs"]
 mod report;
 #[path = "tunnel/round.rs"]
@@ -69,11 +71,22 @@ use lab::{Error, Result};
 use member::{Latency, Meshd};
 use options::Options;
 use peer::{Bare, Peer};
+use relay::Relay;
 use report::Report;
 use round::Tools;
 use wireguard::{BORINGTUN, GOTATUN, Wireguard};
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(relay::ARGUMENT) {
+        return match relay::serve(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(message) => {
@@ -178,8 +191,10 @@ fn write_json(options: &Options, load: f64, report: Value) -> Result<()> {
 /// Everything that can be had here and was asked for; what cannot is noted.
 fn peers(options: &Options, report: &mut Report) -> Vec<Box<dyn Peer>> {
     let meshd = |latency| Meshd::new(options.meshd.clone(), options.meshctl.clone(), latency);
-    let made: [(&str, Result<Box<dyn Peer>>); 8] = [
+    let made: [(&str, Result<Box<dyn Peer>>); 10] = [
         ("veth", Ok(Box::new(Bare))),
+        ("relay", Ok(Box::new(Relay::new(Latency::Normal)))),
+        ("relay-low", Ok(Box::new(Relay::new(Latency::Low)))),
         ("meshd", meshd(Latency::Normal).map(boxed)),
         ("meshd-low", meshd(Latency::Low).map(boxed)),
         ("gotatun", Wireguard::of_cargo(&GOTATUN, false).map(boxed)),

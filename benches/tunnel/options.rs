@@ -8,7 +8,8 @@ const HELP: &str = "\
 cargo bench --bench tunnel -- [OPTIONS]
   --rounds N       rounds of each, interleaved; medians are printed (3)
   --seconds S      length of each measurement; a round of one peer takes about seven times that (3)
-  --only NAME      veth, meshd, meshd-low, gotatun, boringtun, wireguard-go, nebula or tinc; may be given several times (all)
+  --only NAME      veth, relay, relay-low, meshd, meshd-low, gotatun, boringtun, wireguard-go, nebula or tinc; may be given
+                   several times (all)
   --install        build gotatun-cli and boringtun-cli beside this build where they are missing (minutes, once)
   --meshd PATH     another meshd than the one of this build
   --meshctl PATH   the meshctl that goes with it
