@@ -19,6 +19,7 @@ mod page_fixture;
 mod past;
 mod path_mtu;
 mod paths;
+mod restart;
 mod revocation;
 mod scene;
 mod service;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             browser::CASES,
             service::CASES,
             doctor::CASES,
+            restart::CASES,
         ],
         &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )

@@ -9,8 +9,8 @@ use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
     Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer, PathKind, PathList,
-    PeerState, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair,
-    Spread, Status, Timestamp, Version, web_pages,
+    PeerState, PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site,
+    SiteMatrix, SitePair, Spread, Status, Timestamp, Version, web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -405,6 +405,10 @@ impl Backend for Sheet {
     }
 
     async fn renew(&self) -> Answer<Renewed> {
+        not_asked()
+    }
+
+    async fn restart(&self) -> Answer<Restarting> {
         not_asked()
     }
 }

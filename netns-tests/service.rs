@@ -145,6 +145,13 @@ fn own_user(lab: &Lab) -> Result<()> {
     scene.mesh.ctl(a).args(["alerts", "test", RECEIVER]).check()?;
     let program = ProcessStatus(fs::read_to_string(&told).context(told.display())?);
     assert_eq!(["CapEff:", "CapPrm:", "CapAmb:"].map(|set| program.mask(set)), [0; 3], "{}", program.0);
+    // A planned restart loses none of what the daemon needs, and gains nothing.
+    let mut flow = scene.flow(0, 1)?;
+    scene.mesh.ctl(b).arg("restart").check()?;
+    flow.exchange(b"over a restart")?;
+    let path = format!("/proc/{}/status", daemons[1].pid());
+    let process = ProcessStatus(fs::read_to_string(&path).context(&path)?);
+    assert_eq!(["CapEff:", "CapPrm:", "CapAmb:"].map(|set| process.mask(set)), [KEPT; 3], "{}", process.0);
     // The daemon goes and comes as it likes: nothing it left keeps it from starting.
     daemons[1].signal(Signal::SIGTERM);
     assert!(daemons[1].wait(LONG)?.success());

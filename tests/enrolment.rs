@@ -218,6 +218,10 @@ impl Backend for Inviter {
     async fn renew(&self) -> Answer<Renewed> {
         refuse()
     }
+
+    async fn restart(&self) -> Answer<Restarting> {
+        refuse()
+    }
 }
 
 /// The inviting node's directory, its socket served and its UDP port answered until dropped.

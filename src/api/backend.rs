@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
     InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -54,4 +54,6 @@ pub trait Backend: Send + Sync + 'static {
     fn test_alert(&self, request: AlertTestRequest) -> impl Future<Output = Answer<AlertTested>> + Send;
     /// Renews this node's certificate now.
     fn renew(&self) -> impl Future<Output = Answer<Renewed>> + Send;
+    /// Restarts the daemon in its process, once what will run is checked; the answer comes before.
+    fn restart(&self) -> impl Future<Output = Answer<Restarting>> + Send;
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
     InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
+    PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -160,6 +160,11 @@ impl Client {
     /// Renews the node's certificate.
     pub async fn renew(&self) -> Result<Renewed, ClientError> {
         self.post("/v1/renew", &serde_json::Value::Null).await
+    }
+
+    /// Restarts the daemon in its process; it answers before it does.
+    pub async fn restart(&self) -> Result<Restarting, ClientError> {
+        self.post("/v1/restart", &serde_json::Value::Null).await
     }
 
     /// Pings a peer and hands over each line when it comes.

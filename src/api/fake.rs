@@ -505,7 +505,7 @@ impl Backend for Fake {
     }
 
     async fn version(&self) -> Answer<Version> {
-        Ok(Version { schema: SCHEMA, version: "0.1.0".into(), protocol_version: 1 })
+        Ok(Version { schema: SCHEMA, version: "0.1.0".into(), protocol_version: 1, restarts: 0 })
     }
 
     async fn ping(&self, request: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
@@ -644,5 +644,9 @@ impl Backend for Fake {
 
     async fn renew(&self) -> Answer<Renewed> {
         Err(ApiError::new(ErrorKind::Conflict, "no member that issues certificates is reachable"))
+    }
+
+    async fn restart(&self) -> Answer<Restarting> {
+        Err(ApiError::new(ErrorKind::Conflict, "not restarted, everything goes on as it was: /usr/sbin/meshd refuses"))
     }
 }

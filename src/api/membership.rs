@@ -16,6 +16,9 @@ pub struct Version {
     pub version: String,
     /// The version of the protocol between nodes.
     pub protocol_version: u16,
+    /// Planned restarts of the daemon's process so far.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// Whether the daemon does its work, for probes of a service manager or a monitor.
@@ -122,6 +125,15 @@ pub struct Revoked {
     pub addresses: Vec<IpAddr>,
     /// Members the revocation was sent to at once; the others hear of it from them.
     pub sent_to: u32,
+}
+
+/// A restart that has begun: what will run is checked already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarting {
+    /// The version of these types.
+    pub schema: u32,
+    /// The file that is executed in the daemon's place.
+    pub program: String,
 }
 
 /// This node's renewed certificate.

@@ -24,6 +24,7 @@
 //! | `POST /v1/invites/revoke` | [`InviteRevokeRequest`] → [`InviteRevoked`] | writers |
 //! | `POST /v1/revoke` | [`RevokeRequest`] → [`Revoked`] | writers |
 //! | `POST /v1/renew` | [`Renewed`] | writers |
+//! | `POST /v1/restart` | [`Restarting`] | writers |
 //!
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!
@@ -61,7 +62,7 @@ pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };
 pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, SitePair};
-pub use membership::{Health, Member, Members, NodeInfo, Renewed, RevokeRequest, Revoked, Version};
+pub use membership::{Health, Member, Members, NodeInfo, Renewed, Restarting, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;
 pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};

@@ -103,6 +103,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             }),
         )
         .route("/v1/renew", post(async |State(b): State<Arc<B>>| json(b.renew().await)))
+        .route("/v1/restart", post(async |State(b): State<Arc<B>>| json(b.restart().await)))
         .route_layer(from_fn(move |request, next| admit(policy, Right::Write, request, next)));
     readers.merge(writers).fallback(unknown).method_not_allowed_fallback(unknown).with_state(backend)
 }

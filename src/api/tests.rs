@@ -204,7 +204,7 @@ async fn rights_decide_over_every_call() {
     let owner = Caller { uid: 4_000_001, gid: 4_000_001 };
     let reads = ["status", "node", "members", "matrix", "matrix/sites", "paths", "health", "version", "invites"]
         .map(|call| ("GET", call));
-    let writes = ["invites", "invites/revoke", "revoke", "renew", "alerts/test"].map(|call| ("POST", call));
+    let writes = ["invites", "invites/revoke", "revoke", "renew", "restart", "alerts/test"].map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {
         let path = format!("/v1/{call}");
         assert_eq!(call_as(stranger, policy, method, &path).await, 403, "{method} {path}");

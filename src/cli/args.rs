@@ -43,6 +43,9 @@ pub struct MeshdArgs {
     /// Reads the configuration, says what is wrong, and exits: 0 good, 6 invalid.
     #[arg(long, conflicts_with = "cleanup")]
     pub check_config: bool,
+    /// With --check-config, whether this program takes over from a running one that hands over in this form.
+    #[arg(long, hide = true, value_name = "VERSION", requires = "check_config")]
+    pub handover: Option<u8>,
     /// Removes what a crashed or stopped daemon left in the kernel, and exits.
     #[arg(long)]
     pub cleanup: bool,
@@ -109,6 +112,8 @@ pub enum Command {
     /// Renews this node's certificate now.
     #[command(after_help = "Example:\n  meshctl renew")]
     Renew,
+    /// Restarts the daemon without losing a connection: after an upgrade, or a change that needs it.
+    Restart(super::restart::RestartArgs),
     /// Shows this node's links, trouble first.
     Status(StatusArgs),
     /// Measures the link to a node through its tunnel.

@@ -8,7 +8,7 @@ use super::context::{Context, read_config};
 use super::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::daemon::{self, StartError};
-use crate::platform::name_service;
+use crate::platform::{handover, name_service};
 
 /// Runs `meshd`: checks the configuration, cleans up, or serves until it is told to stop.
 pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
@@ -18,7 +18,8 @@ pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
     let result = if args.cleanup {
         cleanup(&context)
     } else {
-        read_config(&args.config)
+        takes_over(args.handover)
+            .and_then(|()| read_config(&args.config))
             .and_then(|config| if args.check_config { Ok(()) } else { serve(config, &args.config) })
     };
     match result {
@@ -27,6 +28,20 @@ pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
             context.output.failure(&failure);
             failure.exit.into()
         }
+    }
+}
+
+/// Whether this program can take over from one that hands over in the form `asked`.
+fn takes_over(asked: Option<u8>) -> Result<(), Failure> {
+    match asked {
+        Some(form) if form != handover::VERSION => {
+            let advice = "stop the daemon and start it again: `systemctl restart meshd`";
+            Err(Failure::failed(format!(
+                "it takes over in form {} only, not in form {form}; {advice}",
+                handover::VERSION
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -27,6 +27,7 @@ mod paths;
 mod ping;
 mod quantity;
 mod request;
+mod restart;
 mod revoke;
 mod schema;
 mod sign;
@@ -81,6 +82,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Sign(args) => sign::run(context, args),
         Command::Revoke(args) => revoke::run(context, args).await,
         Command::Renew => members::renew(context).await,
+        Command::Restart(args) => restart::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Ping(args) => ping::run(context, args).await,
         Command::Alerts(args) => alerts::run(context, args).await,
@@ -168,6 +170,7 @@ mod tests {
             ("status phone", Exit::Good),
             ("status --check phone", Exit::Good),
             ("renew", Exit::Failed),
+            ("restart", Exit::Failed),
             ("invite web9", Exit::Good),
             ("invite --list", Exit::Good),
             ("invite --revoke db1", Exit::Good),

@@ -57,7 +57,7 @@ pub async fn run(context: &Context, args: &WaitArgs) -> Result<(), Failure> {
 }
 
 /// What a status lacks, as a sentence.
-fn missing(status: &Status, nodes: &[String]) -> Option<String> {
+pub(super) fn missing(status: &Status, nodes: &[String]) -> Option<String> {
     if let Some(problem) = status.problems.iter().find(|problem| problem.kind == "host") {
         return Some(problem.message.clone());
     }

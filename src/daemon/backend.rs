@@ -3,11 +3,12 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{alerts, commands, history, matrix, status};
+use super::{alerts, commands, history, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, Health,
     History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PathList, PingLine, PingRequest, Renewed, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    NodeInfo, PathList, PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
+    Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -76,7 +77,7 @@ impl Backend for LocalBackend {
     }
 
     async fn version(&self) -> Answer<Version> {
-        Ok(status::version())
+        self.call(|driver| driver.version()).await
     }
 
     async fn ping(&self, request: PingRequest) -> Answer<mpsc::Receiver<PingLine>> {
@@ -134,5 +135,9 @@ impl Backend for LocalBackend {
 
     async fn renew(&self) -> Answer<Renewed> {
         commands::renew(&self.commands).await
+    }
+
+    async fn restart(&self) -> Answer<Restarting> {
+        restart::restart(&self.commands).await
     }
 }

@@ -18,11 +18,12 @@ use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
 use super::observer::Observer;
 use super::pages::Pages;
+use super::restart::Ended;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
 use super::state::StateFiles;
-use super::stock::{Stock, read_declared};
-use crate::config::{Change, Config, Effect, diff};
+use super::stock::Stock;
+use crate::config::Config;
 use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::LinkState;
 use crate::control::{self, Arrival, Engine, SessionEvent};
@@ -30,6 +31,7 @@ use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagr
 use crate::history::Writer;
 use crate::identity::NodeId;
 use crate::platform::clock;
+use crate::platform::handover::Program;
 use crate::platform::host_state::HostState;
 use crate::platform::host_watch::{HostEvent, HostWatch};
 use crate::platform::netlink;
@@ -76,7 +78,12 @@ pub(super) struct Driver {
     /// What the kernel refused to set up, for the status.
     pub(super) host_failures: Vec<String>,
     pub(super) interface: String,
-    config_path: PathBuf,
+    pub(super) config_path: PathBuf,
+    program: Option<Program>,
+    /// Planned restarts of this process before this program.
+    pub(super) restarts: u32,
+    /// When to make room for the next program.
+    pub(super) restart_due: Option<Instant>,
     pub(super) bound: SocketAddr,
     /// When to look at the addresses of the underlay again.
     pub(super) underlay_due: Option<Instant>,
@@ -95,6 +102,10 @@ pub(super) struct Driver {
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) config_path: PathBuf,
+    /// What a planned restart executes.
+    pub(super) program: Option<Program>,
+    /// Planned restarts of this process before this program.
+    pub(super) restarts: u32,
     /// Where the socket is bound.
     pub(super) bound: SocketAddr,
     pub(super) engine: Engine,
@@ -127,6 +138,9 @@ impl Driver {
             host_failures: Vec::new(),
             interface: parts.interface,
             config_path: parts.config_path,
+            program: parts.program,
+            restarts: parts.restarts,
+            restart_due: None,
             bound: parts.bound,
             underlay_due: None,
             device_gone: false,
@@ -139,23 +153,26 @@ impl Driver {
         }
     }
 
-    /// Serves until `stop` is done.
+    /// Serves until it is told to stop or to restart.
     pub(super) async fn run(
         &mut self,
         mut receivers: Receivers,
         mut commands: mpsc::Receiver<Command>,
         mut watch: HostWatch,
         mut signals: Signals,
-    ) -> Result<(), StartError> {
+    ) -> Result<Ended, StartError> {
         self.drain();
         while !self.device_gone {
+            if self.restart_due.is_some_and(|due| due <= clock::now()) {
+                return Ok(Ended::Restart);
+            }
             if self.host_due.is_some_and(|due| due <= clock::now()) {
                 self.apply_host().await;
             }
             let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
             tokio::select! {
                 signal = signals.next() => match signal {
-                    Signal::Stop => return Ok(()),
+                    Signal::Stop => return Ok(Ended::Stop),
                     Signal::Reload => self.reload(),
                 },
                 Some(datagram) = receivers.datagrams.recv() => self.take_datagram(datagram),
@@ -175,51 +192,21 @@ impl Driver {
         Err(StartError::DeviceGone(self.interface.clone()))
     }
 
-    /// Reads the configuration again and takes what changed, or refuses it whole and goes on as before.
-    fn reload(&mut self) {
-        let new = match super::config_files::read(&self.config_path) {
-            Ok(new) => new,
-            Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
-        };
-        let changes = diff(&self.config, &new);
-        let restart: Vec<&str> =
-            changes.iter().filter(|change| change.effect() == Effect::NeedsRestart).map(Change::key).collect();
-        if !restart.is_empty() {
-            let keys = restart.join(", ");
-            return tracing::error!("not reloaded, everything goes on as it was: {keys} can only change at a restart");
-        }
-        let stocks = match read_declared(&new, self.engine.certificate().certificate()) {
-            Ok(stocks) => stocks,
-            Err(problem) => return tracing::error!("not reloaded, everything goes on as it was: {problem}"),
-        };
-        if let Err(problem) = super::pages::check(&new, self.engine.certificate().certificate()) {
-            return tracing::error!("not reloaded, everything goes on as it was: {problem}");
-        }
-        let (now, wall) = (clock::now(), clock::wall());
-        self.engine.set_probe_interval(new.probe.interval, now);
-        self.engine.set_critical_tags(new.probe.critical_tags.clone(), now);
-        self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
-        let endpoints = super::underlay::endpoints(&new, self.bound, &self.interface);
-        self.engine.set_endpoints(endpoints, now, wall);
-        super::startup::set_log_level(new.log.level);
-        self.stocks = stocks;
-        self.declare_stocks();
-        if let Some(pages) = &mut self.pages {
-            pages.serve(&new);
-        }
-        self.configure_alerts(&new, now, wall);
-        self.config = new;
-        tracing::info!("reloaded: {} settings changed", changes.len());
-        self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));
+    /// What a planned restart executes, and the configuration it reads.
+    pub(super) fn next_program(&mut self) -> (Option<Program>, PathBuf) {
+        (self.program.clone(), self.config_path.clone())
     }
 
-    /// Writes everything that must survive, and ends the data plane.
-    pub(super) async fn shut_down(&mut self) {
+    /// Writes everything that must survive, and ends the data plane. A restart leaves the host as it is.
+    pub(super) async fn shut_down(&mut self, ended: Ended) {
         self.files.write_snapshot(&self.engine.snapshot());
         self.files.write_marks(&self.links.host().marks());
         self.monitor.stop(clock::now(), clock::wall());
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
+        }
+        if ended == Ended::Restart {
+            return;
         }
         // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
         let wanted = HostState { device: None, covers: self.wanted_host().covers };
@@ -231,10 +218,18 @@ impl Driver {
     fn next_deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
         let alerts = self.alerts.next_deadline();
-        [engine, alerts, self.links.next_tick(), self.membership_due, self.host_due, self.underlay_due]
-            .into_iter()
-            .flatten()
-            .fold(self.marks_due.min(self.monitor.next_deadline()), Instant::min)
+        [
+            engine,
+            alerts,
+            self.links.next_tick(),
+            self.membership_due,
+            self.host_due,
+            self.underlay_due,
+            self.restart_due,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.marks_due.min(self.monitor.next_deadline()), Instant::min)
     }
 
     fn handle_timeout(&mut self) {

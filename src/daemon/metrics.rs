@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::status;
 use crate::control::PeerView;
 use crate::dataplane::CountersReading;
 use crate::identity::Tag;
@@ -19,7 +18,7 @@ impl Driver {
     pub(super) fn metrics_snapshot(&self) -> Snapshot {
         let (now, wall) = (clock::now(), clock::wall());
         let view = self.engine.view(now);
-        let version = status::version();
+        let version = self.version();
         let crossed = |reading: CountersReading| Traffic { packets: reading.packets, bytes: reading.bytes };
         let dataplane = self.dataplane.as_ref();
         Snapshot {

@@ -23,6 +23,8 @@ mod pages;
 mod path_mtu;
 mod paths;
 mod ports;
+mod reload;
+mod restart;
 mod signals;
 mod startup;
 mod state;

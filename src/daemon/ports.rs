@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::startup::StartError;
 use crate::dataplane::Ports;
+use crate::platform::handover::Handover;
 use crate::platform::steering::Steering;
 use crate::platform::tun::{Tun, TunError};
 use crate::platform::udp::{Fragmentation, UdpOptions, UdpSocket};
@@ -13,6 +15,9 @@ use crate::platform::udp::{Fragmentation, UdpOptions, UdpSocket};
 /// Queues of the device for each thread. One is for all that is neither TCP nor UDP; of the others, a short question finds
 /// the one of a long stream once in seven times. Each costs an entry in a list that the kernel walks.
 pub(super) const LANES: u8 = 8;
+
+/// What is too large for a path must vanish, or it could not be found out.
+const OPTIONS: UdpOptions = UdpOptions { mark: None, fragmentation: Fragmentation::Probe, only_v6: false };
 
 /// The open device and sockets.
 pub(super) struct OpenPorts {
@@ -50,22 +55,78 @@ impl OpenPorts {
         };
         let interface = queues[0].name().to_owned();
         let shards = u8::try_from(queues.len() / lanes).unwrap_or(1);
-        // What is too large for a path must vanish, or it could not be found out.
-        let options = UdpOptions { fragmentation: Fragmentation::Probe, ..UdpOptions::default() };
-        let (sockets, steered) = UdpSocket::bind_shards(listen, options, shards)
+        let (sockets, steered) = UdpSocket::bind_shards(listen, OPTIONS, shards)
             .map_err(|source| StartError::Listen { address: listen, source })?;
         if let Err(error) = steered {
             tracing::info!("a peer's two directions may be two threads' work: the kernel does not steer: {error}");
         }
-        let bound = sockets[0].local();
+        Ok(OpenPorts::of(queues, sockets, interface))
+    }
+
+    /// Takes over the device and the sockets of the program before this one, with their queues and what waits in them.
+    /// Nothing where they are not those wanted now, or of no use any more: they are closed then, and the names are free.
+    pub(super) fn adopt(handover: Handover, interface: &str, listen: SocketAddr) -> Option<OpenPorts> {
+        match Self::adopt_fitting(handover, interface, listen) {
+            Ok(ports) => Some(ports),
+            Err(why) => {
+                tracing::warn!("device and port are made anew, and connections stand still for a moment: {why}");
+                None
+            }
+        }
+    }
+
+    fn adopt_fitting(handover: Handover, interface: &str, listen: SocketAddr) -> Result<OpenPorts, String> {
+        let queues: Vec<Tun> =
+            handover.device.into_iter().map(Tun::adopt).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        let sockets = handover.sockets.into_iter().map(|socket| UdpSocket::adopt(socket, OPTIONS));
+        let sockets: Vec<UdpSocket> = sockets.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        let (Some(queue), Some(socket)) = (queues.first(), sockets.first()) else {
+            return Err("something is missing".to_owned());
+        };
+        let (name, bound) = (queue.name().to_owned(), socket.local());
+        if !is_named(&name, interface) {
+            return Err(format!("the device is {name}, and the configuration wants {interface}"));
+        }
+        if bound.ip() != listen.ip() || listen.port() != 0 && bound.port() != listen.port() {
+            return Err(format!("the port is {bound}, and the configuration wants {listen}"));
+        }
+        if !queues.len().is_multiple_of(sockets.len()) {
+            return Err(format!("{} queues cannot be divided among {} sockets", queues.len(), sockets.len()));
+        }
+        Ok(OpenPorts::of(queues, sockets, name))
+    }
+
+    /// Divides the queues evenly among the sockets.
+    fn of(queues: Vec<Tun>, sockets: Vec<UdpSocket>, interface: String) -> OpenPorts {
+        let (lanes, bound) = (queues.len() / sockets.len(), sockets[0].local());
         let mut queues = queues.into_iter().map(Arc::new);
         let ports = |udp| Ports { lanes: queues.by_ref().take(lanes).collect(), udp: Arc::new(udp) };
-        Ok(OpenPorts { shards: sockets.into_iter().map(ports).collect(), interface, bound })
+        OpenPorts { shards: sockets.into_iter().map(ports).collect(), interface, bound }
+    }
+
+    /// What the next program would take over: the same device and sockets, kept open beside these.
+    ///
+    /// # Errors
+    /// Where the limit of open files is reached.
+    pub(super) fn hand_over(&self, restarts: u32) -> io::Result<Handover> {
+        let queues = self.shards.iter().flat_map(|shard| shard.lanes.iter().map(|queue| queue.as_fd()));
+        Handover::of(queues, self.shards.iter().map(|shard| shard.udp.as_fd()), restarts)
     }
 
     /// How many threads these are for.
     pub(super) fn count(&self) -> u8 {
         u8::try_from(self.shards.len()).unwrap_or(u8::MAX)
+    }
+}
+
+/// Whether a device's name is one that `pattern` asks for, where `%d` stands for a number.
+fn is_named(name: &str, pattern: &str) -> bool {
+    match pattern.split_once("%d") {
+        Some((before, after)) => {
+            let number = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+        }
+        None => name == pattern,
     }
 }
 
@@ -104,5 +165,32 @@ mod tests {
                 assert!(matches!(other, Err(StartError::Listen { .. })));
             }
         });
+    }
+
+    #[test]
+    fn a_successor_has_the_same_device_and_port() {
+        in_namespace("a_successor_has_the_same_device_and_port", || {
+            let first = open(2, Steering::load(2, LANES));
+            let (count, bound, interface) = (first.count(), first.bound, first.interface.clone());
+            let handover = first.hand_over(0).unwrap();
+            drop(first);
+            let second = OpenPorts::adopt(handover, "mesh%d", bound).unwrap();
+            assert_eq!((second.count(), second.bound, &second.interface), (count, bound, &interface));
+            // Another name or address is made anew, and what was there is gone.
+            let elsewhere: SocketAddr = ([127, 0, 0, 2], bound.port()).into();
+            assert!(OpenPorts::adopt(second.hand_over(1).unwrap(), "other0", bound).is_none());
+            assert!(OpenPorts::adopt(second.hand_over(1).unwrap(), "mesh%d", elsewhere).is_none());
+            drop(second);
+            assert!(Tun::open(&interface, crate::platform::tun::Framing::Plain).is_ok(), "the name is free");
+        });
+    }
+
+    #[test]
+    fn patterns_name_devices() {
+        for (name, pattern, fits) in
+            [("mesh0", "mesh0", true), ("mesh1", "mesh0", false), ("mesh12", "mesh%d", true), ("mesh", "mesh%d", false)]
+        {
+            assert_eq!(is_named(name, pattern), fits, "{name} {pattern}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::driver::{Driver, Parts};
 use super::links::Links;
 use super::pages::Pages;
 use super::ports::{LANES, OpenPorts};
+use super::restart::{Ended, config_again};
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
@@ -25,6 +26,7 @@ use crate::dataplane::{self, Dataplane, Local, queues};
 use crate::history::Writer;
 use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
 use crate::platform::file::{self, FileError};
+use crate::platform::handover::{Handover, Program};
 use crate::platform::host_watch::HostWatch;
 use crate::platform::netlink::{self, HostError};
 use crate::platform::privileges::{self, Capability};
@@ -106,15 +108,16 @@ struct Identity {
     authority: Option<Authority>,
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop, or is replaced by the next program.
 ///
 /// # Errors
 /// [`StartError`], with nothing left behind on the host.
 pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
+    let (program, mut inherited) = (Program::running().ok(), Handover::take());
     start_log(config.log.level);
     // Before privileges are given up, and before any other thread, which inherits it. What is not granted costs speed alone.
     tracing::debug!("promptness: {}", ask_for_promptness());
-    let steering = Steering::load(config.dataplane.shards, LANES);
+    let mut steering = Steering::load(config.dataplane.shards, LANES);
     // Before any other thread: capabilities belong to threads.
     let keep = [Capability::NetAdmin, Capability::NetBindService];
     match privileges::give_up(&keep) {
@@ -123,7 +126,29 @@ pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
         Err(error) => tracing::warn!("privileges were not given up: {error}"),
     }
     let runtime = runtime()?;
-    runtime.block_on(serve(config, config_path, steering))
+    let mut config = config;
+    loop {
+        let known = config.clone();
+        let origin = Origin { path: config_path, program: program.clone(), inherited };
+        let Some(handover) = runtime.block_on(serve(config, origin, steering))? else { return Ok(()) };
+        let Some(program) = &program else { return Ok(()) };
+        // Nothing returns from here but a failure; the program that is there then takes over from itself.
+        let error = handover.execute(program);
+        tracing::error!("{program} cannot be executed ({error}): the same program goes on");
+        config = config_again(config_path, &known);
+        steering = Err(io::ErrorKind::PermissionDenied.into());
+        inherited = Some(handover);
+    }
+}
+
+/// Where a daemon comes from.
+struct Origin<'a> {
+    /// The configuration file.
+    path: &'a Path,
+    /// What a planned restart executes.
+    program: Option<Program>,
+    /// What the program before this one left.
+    inherited: Option<Handover>,
 }
 
 /// Removes everything of ours from the host: routes and covers, also those a crashed predecessor left.
@@ -174,7 +199,13 @@ pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
     config.bootstrap.iter().map(|named| BootstrapPeer { key: named.key, endpoint: named.endpoint }).collect()
 }
 
-async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering>) -> Result<(), StartError> {
+/// Serves until it is told to stop, or else returns what the next program takes over.
+async fn serve(
+    config: Config,
+    origin: Origin<'_>,
+    steering: io::Result<Steering>,
+) -> Result<Option<Handover>, StartError> {
+    let Origin { path: config_path, program, inherited } = origin;
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let readers = reader_group(&config, config_path)?;
@@ -183,8 +214,16 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
-    let ports = OpenPorts::open(&config.interface.name, listen, config.dataplane.shards, steering)?;
+    let restarts = inherited.as_ref().map_or(0, |handover| handover.restarts);
+    let taken = inherited.and_then(|handover| OpenPorts::adopt(handover, &config.interface.name, listen));
+    let ports = match taken {
+        Some(ports) => ports,
+        None => OpenPorts::open(&config.interface.name, listen, config.dataplane.shards, steering)?,
+    };
     let shards = ports.count();
+    let handover = ports
+        .hand_over(restarts)
+        .map_err(|error| StartError::System { what: "descriptors for a restart", why: error.to_string() })?;
     let OpenPorts { shards: ports, interface, bound } = ports;
     let netlink = netlink::Host::connect()?;
     let watch = HostWatch::start(&interface)?;
@@ -222,7 +261,20 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
     let history = start_history(&config, wall)?;
-    let parts = Parts { config, config_path, bound, engine, links, stocks, files, host: netlink, interface, history };
+    let parts = Parts {
+        config,
+        config_path,
+        program,
+        restarts,
+        bound,
+        engine,
+        links,
+        stocks,
+        files,
+        host: netlink,
+        interface,
+        history,
+    };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();
     driver.apply_host().await;
@@ -242,11 +294,14 @@ async fn serve(config: Config, config_path: &Path, steering: io::Result<Steering
     }));
     tracing::info!(node = %name, %mesh, %listen, "meshd {} is up", env!("CARGO_PKG_VERSION"));
     let ended = driver.run(receivers, command_queue, watch, signals).await;
-    tracing::info!("stopping");
+    match ended {
+        Ok(Ended::Restart) => tracing::info!("restarting in place"),
+        _ => tracing::info!("stopping"),
+    }
     let _ = stop_server.send(());
     let _ = serving.await;
-    driver.shut_down().await;
-    ended
+    driver.shut_down(*ended.as_ref().unwrap_or(&Ended::Stop)).await;
+    Ok((ended? == Ended::Restart).then_some(handover))
 }
 
 /// The number of the group that may look.

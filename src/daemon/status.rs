@@ -338,11 +338,12 @@ impl Driver {
         let healthy = status.problems.iter().all(|problem| problem.gravity < Gravity::Critical);
         Health { schema: SCHEMA, healthy, problems: status.problems }
     }
-}
 
-/// What the daemon is.
-pub(super) fn version() -> Version {
-    Version { schema: SCHEMA, version: VERSION.to_owned(), protocol_version: PROTOCOL_VERSION }
+    /// What the daemon is.
+    pub(super) fn version(&self) -> Version {
+        let restarts = self.restarts;
+        Version { schema: SCHEMA, version: VERSION.to_owned(), protocol_version: PROTOCOL_VERSION, restarts }
+    }
 }
 
 fn certificate_status(not_after: UnixTime, serial: u64, wall: UnixTime) -> CertificateStatus {

@@ -10,6 +10,7 @@
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
 //! | what a host is like | `host_facts.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
+//! | what stays open over a planned restart | `handover.rs` |
 //! | giving up what is not needed | `privileges.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
@@ -20,6 +21,7 @@
 pub mod clock;
 mod control_data;
 pub mod file;
+pub mod handover;
 pub mod host_facts;
 pub mod host_state;
 pub mod host_watch;
