@@ -136,8 +136,9 @@ impl Prober {
     pub const MISSED_BEFORE_DOWN: u32 = 8;
     /// Time between probes of a link under suspicion.
     const SUSPECT_INTERVAL: Duration = Duration::from_millis(250);
-    /// Time between probes of a link that went down less than a minute ago, so that its return is seen at once.
-    const DOWN_INTERVAL: Duration = Duration::from_millis(250);
+    /// Time between probes of a link that went down less than a minute ago, so that its return is seen at once; an idle link's
+    /// are those of one under suspicion, since half of a large mesh may go down together.
+    const DOWN_INTERVAL: Duration = Duration::from_millis(100);
     /// Time between probes of a link that is down for longer.
     const LONG_DOWN_INTERVAL: Duration = Duration::from_secs(1);
     /// When a link counts as down for long.
@@ -493,7 +494,9 @@ impl Prober {
             LinkState::New | LinkState::Up => self.pace.interval,
             LinkState::Suspect => Self::SUSPECT_INTERVAL.min(self.pace.interval),
             LinkState::Down | LinkState::Unknown if now.saturating_since(self.since) < Self::LONG_DOWN_AFTER => {
-                Self::DOWN_INTERVAL.min(self.pace.interval)
+                let interval =
+                    if self.pace.class == Class::Idle { Self::SUSPECT_INTERVAL } else { Self::DOWN_INTERVAL };
+                interval.min(self.pace.interval)
             }
             LinkState::Down | LinkState::Unknown => Self::LONG_DOWN_INTERVAL.max(self.pace.interval),
         }
