@@ -517,8 +517,9 @@ pub struct EventsArgs {
 /// `meshctl top`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  meshctl top\n  meshctl top --sort loss\n\n\
-                        Keys: s state, r round trip, d change, l loss, j jitter; up and down, enter for one link, esc back, ? help,\n\
-                        q quits. Where there is no terminal: meshctl status --watch.")]
+                        Keys: s state, r round trip, d change, l loss, j jitter, c cost of a query;\n\
+                        up and down, enter for one link, esc back, ? help, q quits.\n\
+                        Where there is no terminal: meshctl status --watch.")]
 pub struct TopArgs {
     /// What the worst is at the start.
     #[arg(long, value_name = "WHAT", default_value = "state")]
@@ -539,6 +540,8 @@ pub enum Sort {
     Loss,
     /// Jitter.
     Jitter,
+    /// What a query costs that crosses the link and back.
+    Cost,
 }
 
 /// `meshctl dbcost`.

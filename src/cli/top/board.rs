@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use crate::api::{PeerStatus, Status};
+use crate::api::{LinkMeasure, PeerStatus, Status};
 use crate::cli::args::Sort;
 use crate::cli::past::Past;
 use crate::cli::status::change;
 
 /// Round trips kept of each link while this runs, one a second: as many as a line of a wide terminal shows.
 const RECENT: usize = 240;
+/// What a lost packet costs a query, in seconds: the least time-out after which Linux' TCP sends again.
+const LOST: f64 = 0.2;
 
 /// What a key asks of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +140,7 @@ impl Board {
             KeyCode::Char('d') => self.sort = Sort::Delta,
             KeyCode::Char('l') => self.sort = Sort::Loss,
             KeyCode::Char('j') => self.sort = Sort::Jitter,
+            KeyCode::Char('c') => self.sort = Sort::Cost,
             KeyCode::Down => self.move_by(1),
             KeyCode::Up => self.move_by(-1),
             KeyCode::PageDown => self.move_by(10),
@@ -172,7 +175,13 @@ fn measure(peer: &PeerStatus, sort: Sort) -> Option<f64> {
         Sort::Delta => change(peer),
         Sort::Loss => peer.loss.as_ref().map(|loss| loss.ratio),
         Sort::Jitter => link.map(|link| link.jitter_seconds),
+        Sort::Cost => link.map(|link| query(link, peer.loss.map_or(0.0, |loss| loss.ratio))),
     }
+}
+
+/// Seconds that a query waits for the link on average: the network, both hosts' daemons, and what is lost, a share of 0 to 1.
+fn query(link: &LinkMeasure, loss: f64) -> f64 {
+    link.rtt_p50_seconds + link.own_delay_p50_seconds + link.peer_delay_p50_seconds + LOST * loss
 }
 
 #[cfg(test)]
@@ -206,6 +215,18 @@ mod tests {
         }
         press(&mut board, KeyCode::Char('s'));
         assert_eq!(names(&board)[0], "db-par-22");
+    }
+
+    #[test]
+    fn a_query_costs_what_the_network_the_hosts_and_losses_take() {
+        let mut board = Board::new(troubled_status(), Sort::Rtt);
+        assert_eq!(names(&board)[..3], ["db-par-17", "sto-lim-03", "web2"], "all of them 10.28 ms");
+        press(&mut board, KeyCode::Char('c'));
+        assert_eq!(names(&board)[..3], ["sto-lim-03", "db-par-17", "web2"], "1 % lost is 2 ms more");
+        let slow = board.status.peers.iter_mut().find(|peer| peer.name == "web2").unwrap();
+        slow.link.as_mut().unwrap().peer_delay_p50_seconds = 0.005;
+        assert_eq!(names(&board)[..3], ["web2", "sto-lim-03", "db-par-17"], "a host that takes 5 ms");
+        assert_eq!(names(&board)[3..5], ["db-par-18", "db-par-22"], "those that are not measured come last");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const NAME_MOST: usize = 24;
 /// Round trips drawn in a line of the list.
 const TREND: usize = 28;
 
-const KEYS: &str = "s state  r rtt  d delta  l loss  j jitter  enter one link  ? help  q quit";
+const KEYS: &str = "s state  r rtt  d delta  l loss  j jitter  c cost  enter link  ? help  q quit";
 
 /// Draws what is to be seen.
 pub fn draw(frame: &mut Frame<'_>, board: &Board) {
@@ -53,6 +53,7 @@ r   by round trip, the longest first
 d   by how much longer the round trip is than the median of the last week
 l   by loss in the last five minutes
 j   by jitter
+c   by what a query costs: network, hosts, and 200 ms for each packet lost
 
 up, down, page up, page down, home, end   choose a link
 enter   everything about it: the last minutes and the last day, events, budget
@@ -84,6 +85,7 @@ fn sort_name(sort: Sort) -> &'static str {
         Sort::Delta => "change",
         Sort::Loss => "loss",
         Sort::Jitter => "jitter",
+        Sort::Cost => "cost of a query",
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
             "                                                                                "
             "                                                                                "
             "                                                                                "
-            "s state  r rtt  d delta  l loss  j jitter  enter one link  ? help  q quit       "
+            "s state  r rtt  d delta  l loss  j jitter  c cost  enter link  ? help  q quit   "
         "#);
     }
 
@@ -215,7 +217,7 @@ mod tests {
             "old1       expired   -         -          -        -         -         1d00h   -          -                                                                     "
             "web9       new       -         -          -        -         -         1m00s   -          -                                                                     "
             "                                                                                                                                                                "
-            "s state  r rtt  d delta  l loss  j jitter  enter one link  ? help  q quit                                                                                       "
+            "s state  r rtt  d delta  l loss  j jitter  c cost  enter link  ? help  q quit                                                                                   "
         "#);
     }
 
@@ -267,6 +269,7 @@ mod tests {
             "d   by how much longer the round trip is than the median of the last week       "
             "l   by loss in the last five minutes                                            "
             "j   by jitter                                                                   "
+            "c   by what a query costs: network, hosts, and 200 ms for each packet lost      "
             "                                                                                "
             "up, down, page up, page down, home, end   choose a link                         "
             "enter   everything about it: the last minutes and the last day, events, budget  "
@@ -281,8 +284,7 @@ mod tests {
             "                                                                                "
             "                                                                                "
             "                                                                                "
-            "                                                                                "
-            "s state  r rtt  d delta  l loss  j jitter  enter one link  ? help  q quit       "
+            "s state  r rtt  d delta  l loss  j jitter  c cost  enter link  ? help  q quit   "
         "#);
     }
 
