@@ -19,6 +19,7 @@ mod page_fixture;
 mod past;
 mod path_mtu;
 mod paths;
+mod policy;
 mod restart;
 mod revocation;
 mod scene;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             path_mtu::CASES,
             past::CASES,
             wireguard::CASES,
+            policy::CASES,
             browser::CASES,
             service::CASES,
             doctor::CASES,

@@ -9,8 +9,9 @@ use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
     Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer, PathKind, PathList,
-    PeerState, PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site,
-    SiteMatrix, SitePair, Spread, Status, Timestamp, Version, web_pages,
+    PeerState, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
+    RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread, Status, Timestamp, Version,
+    web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -361,6 +362,14 @@ impl Backend for Sheet {
     }
 
     async fn paths(&self) -> Answer<PathList> {
+        not_asked()
+    }
+
+    async fn policy(&self) -> Answer<PolicyInfo> {
+        not_asked()
+    }
+
+    async fn policy_check(&self, _request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         not_asked()
     }
 

@@ -24,7 +24,8 @@
 //!                config  identity  wire  time           values and bytes
 //! ```
 //!
-//! `identity`, `wire`, `config`, `control` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
+//! Beside `control` stands `policy`, what may come in from the mesh: the daemon compiles it, the data plane asks it.
+//! `identity`, `wire`, `config`, `control`, `policy` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
 //! `telemetry` uses `config` for the rules of alerts. A
 //! packet's way, a control message's way, a probe's way and a change of membership are each told from top to bottom in
 //! `docs/architecture.md`.
@@ -41,6 +42,7 @@ pub mod dataplane;
 pub mod history;
 pub mod identity;
 pub mod platform;
+pub mod policy;
 pub mod telemetry;
 pub mod time;
 pub mod tunnel;

@@ -112,6 +112,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn policy(&self) -> Answer<PolicyInfo> {
+        refuse()
+    }
+
+    async fn policy_check(&self, _request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        refuse()
+    }
+
     async fn site_matrix(&self) -> Answer<SiteMatrix> {
         refuse()
     }

@@ -15,10 +15,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["identity", "time"]),
     ("control", &["config", "identity", "time", "wire"]),
     ("tunnel", &["identity", "time", "wire"]),
+    // `config` for the rules: they are values that the configuration has checked.
+    ("policy", &["config", "identity", "time"]),
     // `config` for the rules of alerts: they are values that the configuration has checked.
     ("telemetry", &["config", "control", "identity", "time", "wire"]),
     ("platform", &["time"]),
-    ("dataplane", &["identity", "platform", "time", "tunnel", "wire"]),
+    ("dataplane", &["identity", "platform", "policy", "time", "tunnel", "wire"]),
     // Beside the daemon's other work, because it is files and a thread: telemetry fills its buckets and stays pure.
     ("history", &["identity", "platform", "telemetry", "time"]),
     ("api", &["identity", "time", "wire"]),
@@ -32,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "history",
             "identity",
             "platform",
+            "policy",
             "telemetry",
             "time",
             "tunnel",
@@ -44,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that decide and compute: everything they know is an argument.
-const PURE: &[&str] = &["time", "identity", "wire", "config", "control", "telemetry"];
+const PURE: &[&str] = &["time", "identity", "wire", "config", "control", "policy", "telemetry"];
 
 /// What would make a pure room depend on the world.
 const WORLD: &[&str] = &[

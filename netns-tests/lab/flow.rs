@@ -71,6 +71,18 @@ impl Flow {
         assert_eq!(buffer, expected, "TCP delivers what was sent");
         Ok(())
     }
+
+    /// Sends bytes from the end that did not open the connection, and checks that the other got them.
+    ///
+    /// # Errors
+    /// Where the connection broke, or a minute passed.
+    pub fn answer(&mut self, payload: &[u8]) -> Result<()> {
+        self.far.write_all(payload).context("send back")?;
+        let mut buffer = vec![0; payload.len()];
+        self.near.read_exact(&mut buffer).context("receive back")?;
+        assert_eq!(buffer, payload, "TCP delivers what was sent");
+        Ok(())
+    }
 }
 
 fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<TcpStream> {

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
     InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
+    SiteMatrix, Status, Version,
 };
 
 /// A call's outcome.
@@ -28,6 +29,10 @@ pub trait Backend: Send + Sync + 'static {
     fn site_matrix(&self) -> impl Future<Output = Answer<SiteMatrix>> + Send;
     /// The ways to each peer.
     fn paths(&self) -> impl Future<Output = Answer<PathList>> + Send;
+    /// The rules of what may come in, and what they did.
+    fn policy(&self) -> impl Future<Output = Answer<PolicyInfo>> + Send;
+    /// What the rules make of something.
+    fn policy_check(&self, request: PolicyCheckRequest) -> impl Future<Output = Answer<PolicyChecked>> + Send;
     /// Whether the daemon does its work.
     fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
     /// What the daemon is.

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
     InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, Version,
+    PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
+    SCHEMA, SiteMatrix, Status, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -95,6 +96,16 @@ impl Client {
     /// The ways to each peer.
     pub async fn paths(&self) -> Result<PathList, ClientError> {
         self.get("/v1/paths").await
+    }
+
+    /// The rules of what may come in, and what they did.
+    pub async fn policy(&self) -> Result<PolicyInfo, ClientError> {
+        self.get("/v1/policy").await
+    }
+
+    /// What the rules make of something.
+    pub async fn policy_check(&self, request: &PolicyCheckRequest) -> Result<PolicyChecked, ClientError> {
+        self.post("/v1/policy/check", request).await
     }
 
     /// Every link of the mesh.

@@ -266,6 +266,47 @@ pub(crate) fn paths() -> PathList {
     PathList { schema: SCHEMA, now: time(NOW), peers }
 }
 
+/// Two rules, and two that were refused.
+pub(crate) fn policy() -> PolicyInfo {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let rule = |number, from: &[&str], to: &[&str], ports: &[&str], let_in| PolicyRule {
+        number,
+        from: words(from),
+        to: words(to),
+        ports: words(ports),
+        let_in,
+    };
+    let denied = |peer: &str, last: u8, service: &str, packets, ago| PolicyDenial {
+        peer: peer.into(),
+        source: [10, 77, 0, last].into(),
+        destination: [10, 77, 0, 1].into(),
+        service: service.into(),
+        packets,
+        last: time(NOW - ago),
+    };
+    PolicyInfo {
+        schema: SCHEMA,
+        now: time(NOW),
+        restricted: true,
+        rules: vec![
+            rule(1, &["tag:app"], &["tag:db"], &["tcp/3306"], 8_112),
+            rule(2, &["any"], &[], &["icmp", "tcp/22"], 3),
+        ],
+        connections: 12,
+        connections_limit: 65_536,
+        refused_packets: 43,
+        denied: vec![denied("web9", 9, "tcp/3306", 41, 12), denied("old1", 7, "udp/161", 2, 7_200)],
+    }
+}
+
+/// MySQL is allowed by the first rule, nothing else is.
+pub(crate) fn policy_checked(request: &PolicyCheckRequest) -> PolicyChecked {
+    let allowed = request.service == "tcp/3306";
+    let (source, destination) = ([10, 77, 0, 9].into(), [10, 77, 0, 1].into());
+    let verdict = PolicyVerdict { source, destination, allowed, rule: allowed.then_some(1), here: true };
+    PolicyChecked { schema: SCHEMA, restricted: true, verdicts: vec![verdict] }
+}
+
 /// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
 pub(crate) fn matrix() -> Matrix {
     let nodes = [("db1", Some("par")), ("web1", Some("gra")), ("web2", Some("gra")), ("old1", None)];
@@ -497,6 +538,14 @@ impl Backend for Fake {
 
     async fn paths(&self) -> Answer<PathList> {
         Ok(paths())
+    }
+
+    async fn policy(&self) -> Answer<PolicyInfo> {
+        Ok(policy())
+    }
+
+    async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        Ok(policy_checked(&request))
     }
 
     async fn health(&self) -> Answer<Health> {

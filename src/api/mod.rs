@@ -12,6 +12,8 @@
 //! | `GET /v1/matrix` | [`Matrix`] | readers |
 //! | `GET /v1/matrix/sites` | [`SiteMatrix`] | readers |
 //! | `GET /v1/paths` | [`PathList`] | readers |
+//! | `GET /v1/policy` | [`PolicyInfo`] | readers |
+//! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `GET /v1/history` | [`HistoryRequest`] → [`History`] | readers |
@@ -45,6 +47,7 @@ mod metrics_pages;
 pub mod page_server;
 pub mod paths;
 pub mod ping;
+pub mod policy;
 mod router;
 pub mod server;
 pub mod status;
@@ -67,6 +70,7 @@ pub use metrics_pages::metrics_pages;
 pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};
+pub use policy::{PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule, PolicyVerdict};
 pub use server::{BindError, Server};
 pub use status::{
     CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,

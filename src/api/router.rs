@@ -49,6 +49,14 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/matrix", get(async |State(b): State<Arc<B>>| json_elsewhere(b.matrix().await).await))
         .route("/v1/matrix/sites", get(async |State(b): State<Arc<B>>| json(b.site_matrix().await)))
         .route("/v1/paths", get(async |State(b): State<Arc<B>>| json(b.paths().await)))
+        .route("/v1/policy", get(async |State(b): State<Arc<B>>| json(b.policy().await)))
+        .route(
+            "/v1/policy/check",
+            post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
+                Ok(request) => json(b.policy_check(request).await),
+                Err(error) => error.into_response(),
+            }),
+        )
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))

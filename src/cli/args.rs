@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::paths::PathsArgs;
+use super::policy::PolicyArgs;
 use super::when::{Step, When};
 use crate::config::{DEFAULT_PATH, duration};
 use crate::identity::{NodeName, Tag};
@@ -132,6 +133,8 @@ pub enum Command {
     Dbcost(DbcostArgs),
     /// Shows every path to a node, what is known of it, and why the one in use was chosen.
     Paths(PathsArgs),
+    /// Shows what may come in from the mesh, what was refused, and what the rules make of something.
+    Policy(PolicyArgs),
     /// Waits until the mesh, or the links to some nodes, are up.
     Wait(super::wait::WaitArgs),
     /// Looks for what is wrong with this host and says what to do about it.

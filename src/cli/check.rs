@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::context::{Context, read_config};
 use super::exit::{Exit, Failure};
+use super::quantity;
 use crate::api::SCHEMA;
 use crate::config::{Config, Problems};
 
@@ -39,7 +40,11 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<(), Failure> {
 }
 
 fn summary(config: &Config) -> String {
-    format!("node {} of mesh {}, {}", config.node, config.mesh.name, config.mesh.overlay)
+    let open = match config.allow.len() {
+        0 => "; every member reaches everything of it, for there is no [[allow]]".to_owned(),
+        rules => format!("; {} of what may be reached", quantity::count(rules as u64, "rule")),
+    };
+    format!("node {} of mesh {}, {}{open}", config.node, config.mesh.name, config.mesh.overlay)
 }
 
 fn report(path: &Path, problems: Option<&Problems>) -> serde_json::Value {

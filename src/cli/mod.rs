@@ -25,6 +25,7 @@ mod passphrase;
 mod past;
 mod paths;
 mod ping;
+mod policy;
 mod quantity;
 mod request;
 mod restart;
@@ -92,6 +93,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(context, args).await,
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
+        Command::Policy(args) => policy::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
         Command::Doctor(args) => doctor::run(context, args).await,
         Command::Bugreport(args) => bugreport::run(context, args).await,
@@ -158,6 +160,10 @@ mod tests {
             ("paths", Exit::Good),
             ("paths db1", Exit::Good),
             ("paths nobody", Exit::NotFound),
+            ("policy", Exit::Good),
+            ("policy denied", Exit::Good),
+            ("policy check web1 db1 tcp/3306", Exit::Good),
+            ("policy check web1 db1 tcp/22", Exit::Failed),
             ("wait", Exit::Good),
             ("wait db-par-17", Exit::Good),
             ("wait nobody --timeout 0s", Exit::Failed),

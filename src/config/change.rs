@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Alert, Bootstrap, Config, Latency, Level, PerLink, Receiver, Wireguard};
+use super::{Alert, Allow, Bootstrap, Config, Latency, Level, PerLink, Receiver, Wireguard};
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -97,6 +97,8 @@ settings! {
     Bootstrap(Vec<Bootstrap>) "bootstrap" Live bootstrap;
     /// The stock WireGuard peers; those that stay as they are keep their sessions.
     Wireguard(Vec<Wireguard>) "wireguard" Live wireguard;
+    /// What members may reach here; no link is touched.
+    Allow(Vec<Allow>) "allow" Live allow;
     /// The interface's name.
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 16] = [
+pub const SECTIONS: [(&str, &str); 17] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -35,6 +35,10 @@ pub const SECTIONS: [(&str, &str); 16] = [
     (
         "wireguard",
         "Stock WireGuard peers of this node (phones, routers): `meshctl wireguard --new NAME` makes an entry.",
+    ),
+    (
+        "allow",
+        "What the others may reach here: without an entry everything, with any entry nothing else. The same entries may stand on every node.",
     ),
     ("interface", "The network interface of the mesh on this host."),
     ("dataplane", "How packets are moved."),
@@ -62,10 +66,10 @@ pub const SECTIONS: [(&str, &str); 16] = [
 ];
 
 /// Sections of which there may be several, as in `[[bootstrap]]`.
-pub const LISTS: [&str; 4] = ["bootstrap", "wireguard", "alert", "receiver"];
+pub const LISTS: [&str; 5] = ["bootstrap", "wireguard", "allow", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 51] = [
+pub const KEYS: [Key; 54] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -105,6 +109,27 @@ pub const KEYS: [Key; 51] = [
         "a duration in whole seconds, 1s to 1h",
         "none",
         "How often this node sends at least something, so that a NAT in front of it keeps its mapping.",
+    ),
+    key(
+        "allow",
+        "from",
+        "a list of up to 64 of tag:TAG, a node's name, an address or prefix, any",
+        "",
+        "Who may. Names and tags are the certificates'; networks behind a node are named by their prefix.",
+    ),
+    key(
+        "allow",
+        "to",
+        "a list of up to 64 of tag:TAG, a node's name, an address or prefix, any",
+        "all of this node",
+        "What may be reached, as far as it is this node's, behind it, or a stock peer of it.",
+    ),
+    key(
+        "allow",
+        "ports",
+        "a list of up to 64 of tcp/PORT, tcp/FIRST-LAST, udp/…, icmp, any",
+        "any",
+        "By what. Answers to what this node began always pass.",
     ),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod allow;
 mod api;
 pub mod change;
 pub mod duration;
@@ -31,6 +32,7 @@ use ipnet::Ipv4Net;
 use crate::identity::{AnchorError, MeshId, NodeName, Tag, TrustAnchor, VerifyingKey, WireguardKey};
 
 pub use alert::Alert;
+pub use allow::{Allow, Selector, Service};
 pub use api::Api;
 pub use change::{Change, Effect, Setting, diff};
 pub use history::HistorySettings;
@@ -68,6 +70,8 @@ pub struct Config {
     pub bootstrap: Vec<Bootstrap>,
     /// Stock WireGuard peers of this node, in the order of the file; at most [`Wireguard::LIMIT`].
     pub wireguard: Vec<Wireguard>,
+    /// What members may reach here, in the order of the file; everything where empty, at most [`Allow::LIMIT`].
+    pub allow: Vec<Allow>,
     /// The TUN interface.
     pub interface: Interface,
     /// How packets are moved.
@@ -348,6 +352,7 @@ impl Config {
             underlay: Underlay { listen: vec![default_listen()], endpoints: Vec::new() },
             bootstrap: Vec::new(),
             wireguard: Vec::new(),
+            allow: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),

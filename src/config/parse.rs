@@ -1,6 +1,7 @@
 //! The text of `meshd.toml` read key by key, so that one run finds every error.
 
 mod alerts;
+mod allow;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -24,8 +25,8 @@ use super::{default_listen, directory_of, duration, keys, metrics, nearest, wire
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
-/// A file larger than this is no configuration: 64 bootstrap members, 256 WireGuard peers of a few addresses each and
-/// every other list full stay below 128 KiB.
+/// A file larger than this is no configuration: 64 bootstrap members, 256 WireGuard peers of a few addresses each,
+/// 256 rules of a few words and every other list full stay below 160 KiB.
 const SIZE_LIMIT: usize = 256 * 1024;
 
 pub(super) fn parse(layers: &[Layer<'_>]) -> Result<Config, Problems> {
@@ -98,6 +99,7 @@ impl Reader {
         let underlay = self.underlay(document);
         let bootstrap = self.bootstrap(document);
         let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
+        let allow = self.allow(document);
         let interface = self.interface(document);
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
@@ -121,6 +123,7 @@ impl Reader {
             underlay,
             bootstrap,
             wireguard,
+            allow,
             interface,
             dataplane: DataplaneSettings { latency, shards },
             files,

@@ -41,6 +41,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
 
     writer.bootstrap(config);
     writer.wireguard(config, path);
+    writer.allow(config);
 
     writer.section("interface");
     let interface = &config.interface;
@@ -139,6 +140,16 @@ impl Writer {
         }
         for peer in &config.wireguard {
             self.out.push_str(&peer.to_toml(&directory_of(path)));
+        }
+    }
+
+    fn allow(&mut self, config: &Config) {
+        self.comment_of_entries("allow");
+        if config.allow.is_empty() {
+            self.line("# [[allow]]\n# from = [\"tag:app\"]\n# to = [\"tag:db\"]\n# ports = [\"tcp/3306\"]");
+        }
+        for rule in &config.allow {
+            self.out.push_str(&rule.to_toml());
         }
     }
 

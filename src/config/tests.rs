@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
     "#);
 }
 
@@ -449,6 +449,29 @@ addresses = ["10.77.0.10"]
 }
 
 #[test]
+fn rules_are_read_and_wrong_ones_told() {
+    let text = format!(
+        "{MINIMAL}[[allow]]\nfrom = [\"tag:app\", \"web1\"]\nto = [\"10.77.0.3\"]\nports = [\"tcp/3306\"]\n[[allow]]\nfrom = [\"any\"]\n"
+    );
+    let rules = parse(&text).unwrap().allow;
+    assert_eq!(rules[0].ports, [Service::Tcp(3306, 3306)]);
+    assert_eq!(rules[1], Allow { from: vec![Selector::Any], to: vec![], ports: vec![] });
+    let wrong = format!(
+        "{MINIMAL}[[allow]]\nto = []\n[[allow]]\nfrom = [\"10.77.0.1/16\"]\nports = [\"tcp\", \"tcp/9-8\"]\n[[allow]]\nfrom = []\n"
+    );
+    insta::assert_snapshot!(errors(&wrong), @"
+        /srv/mesh/meshd.toml:9:1: allow[1].from: it is missing (expected a list of up to 64 of tag:TAG, a node's name, an address or prefix, any)
+        /srv/mesh/meshd.toml:10:6: allow[1].to: the list is empty (expected a list of up to 64 of tag:TAG, a node's name, an address or prefix, any)
+        /srv/mesh/meshd.toml:12:9: allow[2].from: the prefix starts at another address; did you mean 10.77.0.0/16? (expected a list of up to 64 of tag:TAG, a node's name, an address or prefix, any)
+        /srv/mesh/meshd.toml:13:10: allow[2].ports: the ports are missing; all are tcp/1-65535 (expected a list of up to 64 of tcp/PORT, tcp/FIRST-LAST, udp/…, icmp, any)
+        /srv/mesh/meshd.toml:13:17: allow[2].ports: the range ends before it begins; did you mean tcp/8-9? (expected a list of up to 64 of tcp/PORT, tcp/FIRST-LAST, udp/…, icmp, any)
+        /srv/mesh/meshd.toml:15:8: allow[3].from: the list is empty (expected a list of up to 64 of tag:TAG, a node's name, an address or prefix, any)
+        ");
+    let many = format!("{MINIMAL}{}", "[[allow]]\nfrom = [\"any\"]\n".repeat(Allow::LIMIT + 1));
+    assert!(errors(&many).contains("allow: 257 entries (expected at most 256 entries)"));
+}
+
+#[test]
 fn wireguard_peers_are_bounded() {
     let many = format!("{MINIMAL}{}", PEER.repeat(Wireguard::LIMIT + 1));
     assert!(errors(&many).contains("wireguard: 257 entries (expected at most 256 entries)"));
@@ -610,6 +633,14 @@ fn config() -> impl Strategy<Value = Config> {
                     .map(|endpoint| Bootstrap { name: minimal.node.clone(), key, endpoint })
                     .collect(),
                 wireguard: peers.into_iter().zip(0u8..).map(|(peer, number)| stock_peer(number, peer)).collect(),
+                allow: ["tag:db", "web1", "10.9.0.0/16", "any"][level..4.min(level + 2).max(level)]
+                    .iter()
+                    .map(|from| Allow {
+                        from: vec![from.parse().expect("a valid selector")],
+                        to: if low { vec![Selector::Any] } else { Vec::new() },
+                        ports: if low { Vec::new() } else { vec![Service::Tcp(mtu, 9_000), Service::Icmp] },
+                    })
+                    .collect(),
                 interface: Interface { name, mtu },
                 dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
                 files: Files {

@@ -7,8 +7,8 @@ use super::{alerts, commands, history, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, Health,
     History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PathList, PingLine, PingRequest, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
-    Version,
+    NodeInfo, PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
+    RevokeRequest, Revoked, SiteMatrix, Status, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -70,6 +70,14 @@ impl Backend for LocalBackend {
 
     async fn paths(&self) -> Answer<PathList> {
         self.call(|driver| driver.paths()).await
+    }
+
+    async fn policy(&self) -> Answer<PolicyInfo> {
+        self.call(|driver| driver.policy_info()).await
+    }
+
+    async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        self.call(move |driver| driver.policy_check(&request)).await?
     }
 
     async fn health(&self) -> Answer<Health> {

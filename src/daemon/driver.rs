@@ -422,8 +422,7 @@ impl Driver {
                 Output::Initiate { node, path } => self.initiate(node, path),
                 Output::Fragmentation { allowed } => self.allow_fragmentation(allowed),
                 Output::Routing => {
-                    let routing = self.engine.routing();
-                    self.links.publish(&routing, self.engine.node());
+                    self.publish();
                     self.host_due = Some(clock::now());
                 }
                 Output::Persist(persist) => self.persist(persist),

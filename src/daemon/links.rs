@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::outage::Outage;
+use super::policy::Rules;
 use super::stock::Stock;
 use crate::control;
 use crate::control::placement::{Placement, place};
@@ -18,6 +19,7 @@ use crate::control::verdict::Verdict;
 use crate::dataplane::{ForwardingTable, Local, Path, Peer};
 use crate::identity::{NodeId, WireguardKey};
 use crate::platform::steering::shard_of;
+use crate::policy::Policy;
 use crate::telemetry::{LinkCounters, LinkStatistics};
 use crate::time::Instant;
 use crate::tunnel::{AddError, Host, Shard, TunnelOptions};
@@ -60,18 +62,36 @@ pub(super) struct Links {
     local: Local,
     /// How many threads move packets.
     shards: u8,
+    /// What outlives one policy of those published with the tables.
+    pub(super) rules: Rules,
 }
 
 impl Links {
     pub(super) fn new(host: Arc<Host>, local: Local, mtu: u16, shards: u8) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(ForwardingTable::new(local.clone(), Vec::new())));
         let (links, by_key) = (BTreeMap::new(), BTreeMap::new());
-        Links { host, mtu, links, by_key, ticks: BTreeSet::new(), looks: BTreeSet::new(), table, local, shards }
+        Links {
+            host,
+            mtu,
+            links,
+            by_key,
+            ticks: BTreeSet::new(),
+            looks: BTreeSet::new(),
+            table,
+            local,
+            shards,
+            rules: Rules::default(),
+        }
     }
 
     /// The table as the data threads see it.
     pub(super) fn table(&self) -> &Arc<ArcSwap<ForwardingTable>> {
         &self.table
+    }
+
+    /// What may come in, where there are rules.
+    pub(super) fn policy(&self) -> Option<Arc<Policy>> {
+        self.table.load().policy().cloned()
     }
 
     pub(super) fn host(&self) -> &Arc<Host> {
@@ -284,8 +304,9 @@ impl Links {
         })
     }
 
-    /// Publishes a table of the owners that the certificates name, and of what they leave to the stock peers.
-    pub(super) fn publish(&mut self, routing: &Routing, own: NodeId) {
+    /// Publishes a table of the owners that the certificates name, and of what they leave to the stock peers, with what may
+    /// come in.
+    pub(super) fn publish(&mut self, routing: &Routing, own: NodeId, policy: Option<Arc<Policy>>) {
         let mut networks: BTreeMap<NodeId, Vec<IpNet>> = BTreeMap::new();
         for entry in &routing.entries {
             networks.entry(entry.node).or_default().push(entry.network);
@@ -311,7 +332,7 @@ impl Links {
                 (Arc::clone(&link.peer), networks)
             })
             .collect();
-        self.table.store(Arc::new(ForwardingTable::new(self.local.clone(), peers)));
+        self.table.store(Arc::new(ForwardingTable::new(self.local.clone(), peers).with_policy(policy)));
     }
 }
 

@@ -22,6 +22,7 @@ mod outage;
 mod pages;
 mod path_mtu;
 mod paths;
+mod policy;
 mod ports;
 mod reload;
 mod restart;

@@ -40,7 +40,7 @@ impl Driver {
             pages.serve(&new);
         }
         self.configure_alerts(&new, now, wall);
-        self.config = new;
+        self.take_config(new);
         tracing::info!("reloaded: {} settings changed", changes.len());
         self.note(EventKind::Reloaded, None, format!("{} settings changed", changes.len()));
     }

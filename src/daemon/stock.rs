@@ -117,7 +117,7 @@ impl Driver {
                 Err(error) => tracing::warn!(peer = %name, %error, "a stock WireGuard peer's key cannot be used"),
             }
         }
-        self.links.publish(&self.engine.routing(), self.engine.node());
+        self.publish();
         self.look_at_host();
     }
 

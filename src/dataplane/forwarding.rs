@@ -2,6 +2,7 @@
 
 use super::peer::Peer;
 use super::prefix_map::PrefixMap;
+use crate::policy::Policy;
 use crate::tunnel::Tunnel;
 use crate::wire::DropReason;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -62,6 +63,7 @@ pub struct ForwardingTable {
     peers: Box<[Arc<Peer>]>,
     /// Peers by the address of their tunnel, sorted. The table keeps the tunnels alive, so no address is reused.
     by_tunnel: Box<[(usize, u32)]>,
+    policy: Option<Arc<Policy>>,
 }
 
 /// Stands for this node among the peers' numbers.
@@ -107,7 +109,20 @@ impl ForwardingTable {
             by_tunnel: by_tunnel.into(),
             peers: peers.into_iter().map(|(peer, _)| peer).collect(),
             local,
+            policy: None,
         }
+    }
+
+    /// Adds what may come in; everything where there is no policy.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Option<Arc<Policy>>) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Returns what may come in, where there are rules.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        self.policy.as_ref()
     }
 
     /// Returns who owns `address`: where packets to it go, and the only one who may send from it.

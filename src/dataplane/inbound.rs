@@ -3,6 +3,7 @@
 use super::counters::Counters;
 use super::ecn;
 use super::forwarding::{ForwardingTable, Owner, Way};
+use super::gate::{self, Gate};
 use super::inner::InnerPacket;
 use super::mss;
 use super::offload::{Coalescer, Delivery, MOST_PIECES, Offloads, Run, Segments};
@@ -51,6 +52,7 @@ pub(super) struct Inbound {
     counters: Arc<Counters>,
     transmitter: Transmitter,
     relay: Relay,
+    gate: Gate,
     received: ReceiveBatch,
     steps: StepWatch,
     /// How many buffers the next receive may fill.
@@ -100,6 +102,7 @@ impl Inbound {
         Inbound {
             relay: Relay::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
             transmitter,
+            gate: Gate::new(),
             received: ReceiveBatch::new(BUFFERS, BUFFER),
             steps: StepWatch::default(),
             most: BUFFERS,
@@ -345,6 +348,14 @@ impl Inbound {
                     return Err(DropReason::ReservedPort);
                 }
                 if let Way::On(to) = table.way_of(peer, inner.source, inner.destination)? {
+                    if let Some(policy) = table.policy() {
+                        if to.is_stock() {
+                            self.gate.judge(policy, peer.node(), packet, &inner, reading.now)?;
+                        }
+                        if peer.is_stock() {
+                            gate::note(policy, local, packet, &inner, reading.now);
+                        }
+                    }
                     let packet = &mut self.opened[item.at..item.at + inner.length];
                     if !ecn::combine(packet, item.ecn) {
                         return Err(DropReason::Congestion);
@@ -357,6 +368,9 @@ impl Inbound {
                 delivery
             }
         };
+        if let Some(policy) = table.policy() {
+            self.gate.judge(policy, peer.node(), packet, &inner, reading.now)?;
+        }
         if !ecn::combine(&mut self.opened[item.at..item.at + item.opened], item.ecn) {
             return Err(DropReason::Congestion);
         }

@@ -21,6 +21,7 @@
 mod counters;
 mod ecn;
 mod forwarding;
+mod gate;
 pub mod icmp;
 mod inbound;
 pub mod inner;

@@ -3,6 +3,7 @@
 use super::counters::Counters;
 use super::ecn;
 use super::forwarding::{ForwardingTable, Owner};
+use super::gate;
 use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
 use super::inner::InnerPacket;
 use super::large;
@@ -217,6 +218,9 @@ impl Outbound {
                 match length {
                     Ok(length) if length <= mtu => {
                         read.peer = Some(number);
+                        if let Some(policy) = table.policy() {
+                            gate::note(policy, table.local(), packet, &inner, reading.now);
+                        }
                         if !table.local().has(inner.source) {
                             let summed = read.header.flags & VirtioHeader::NEEDS_CSUM == 0;
                             mss::clamp(packet, &inner, peer.mtu(), summed);

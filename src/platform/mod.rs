@@ -34,6 +34,7 @@ pub mod privileges;
 pub mod random;
 pub mod scheduling;
 pub mod steering;
+pub mod tcp_sockets;
 pub mod tun;
 pub mod udp;
 pub mod udp_batch;

@@ -50,11 +50,13 @@ pub enum DropReason {
     BadControl,
     /// The underlay marked congestion on a packet whose transport cannot be told (RFC 6040 §4.2).
     Congestion,
+    /// No rule of this node allows it, and it answers nothing of this side.
+    Policy,
 }
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 23] = [
         DropReason::Malformed,
         DropReason::BadMac,
         DropReason::RateLimited,
@@ -77,6 +79,7 @@ impl DropReason {
         DropReason::HopLimit,
         DropReason::BadControl,
         DropReason::Congestion,
+        DropReason::Policy,
     ];
 
     /// The reason's name in metrics and in JSON.
@@ -104,6 +107,7 @@ impl DropReason {
             DropReason::HopLimit => "hop_limit",
             DropReason::BadControl => "bad_control",
             DropReason::Congestion => "congestion",
+            DropReason::Policy => "policy",
         }
     }
 }

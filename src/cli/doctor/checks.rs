@@ -3,6 +3,7 @@
 use super::facts::{Daemon, Facts};
 use super::{Finding, Outcome};
 use crate::api::{PeerState, Status};
+use crate::cli::quantity;
 use crate::config::Config;
 
 /// The oldest kernel with everything that makes the data plane fast: batches of datagrams in both directions (UDP_GRO).
@@ -17,7 +18,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     found.extend(files(facts));
     if let Ok(config) = &facts.config {
         found.push(space(facts, config));
-        found.push(policy());
+        found.push(policy(config));
     }
     found.push(daemon(facts));
     if let Daemon::Up(status) = &facts.daemon {
@@ -132,12 +133,16 @@ fn space(facts: &Facts, config: &Config) -> Finding {
     }
 }
 
-fn policy() -> Finding {
+fn policy(config: &Config) -> Finding {
+    if !config.allow.is_empty() {
+        let rules = quantity::count(config.allow.len() as u64, "rule");
+        return good("policy", format!("{rules} of [[allow]]; nothing else is let in from the mesh"));
+    }
     finding(
         Outcome::Notice,
         "policy",
         "nothing is restricted: every member reaches every port that this host itself does not close",
-        "close what the mesh is not meant to reach in the host's firewall, on the mesh's interface",
+        "say in [[allow]] what members may reach",
     )
 }
 
@@ -262,8 +267,7 @@ mod tests {
     fn a_healthy_host_has_no_trouble() {
         let found = findings(&facts(healthy_status()));
         let bad: Vec<_> = found.iter().filter(|finding| finding.outcome != Outcome::Good).collect();
-        // There is no policy in the mesh, which is said.
-        assert_eq!(bad.iter().map(|finding| finding.check).collect::<Vec<_>>(), ["policy"], "{bad:?}");
+        assert!(bad.is_empty(), "{bad:?}");
     }
 
     /// Something that happens to a healthy host.
@@ -292,7 +296,11 @@ mod tests {
             ("forwarding", Outcome::Trouble, &|facts| facts.forwards = [Some(false), Some(true)]),
             ("files", Outcome::Trouble, &|facts| facts.files.push(file_trouble(false))),
             ("files", Outcome::Unknown, &|facts| facts.files.push(file_trouble(true))),
-            ("policy", Outcome::Notice, &|_| {}),
+            ("policy", Outcome::Notice, &|facts| {
+                if let Ok(config) = &mut facts.config {
+                    config.allow.clear();
+                }
+            }),
         ];
         for (check, expected, change) in cases {
             assert_eq!(outcome(&with(change), check), expected, "{check}");

@@ -1,0 +1,157 @@
+//! What members may reach: rules by tag, taken over by a reload, and connections that outlive a restart.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use meshd::api::{PolicyInfo, PolicyRule};
+use meshd::config::Allow;
+use nix::sys::signal::Signal;
+
+use crate::harness::Case;
+use crate::lab::error::{Context, Error};
+use crate::lab::flow::datagram;
+use crate::lab::{Host, Lab, Mesh, Result};
+use crate::scene::{LONG, Scene};
+
+/// The cases of this file.
+pub const CASES: &[Case] = &[Case { name: "policy::rules_follow_tags_and_reloads", needs: &[], run: follow }];
+
+/// ```text
+///    web (app) ---- db: only app may, by TCP          late (app) joins afterwards
+///    other     ---- db
+/// ```
+fn follow(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["other", "web", "db", "late"])?;
+    let (mesh, [other, web, db, late]) = (&scene.mesh, [0, 1, 2, 3].map(|number| &scene.hosts[number]));
+    mesh.admit_offline_with(web, scene.underlay[1], &["--tag", "app"])?;
+    mesh.admit_offline(db, scene.underlay[2])?;
+    mesh.change_config(db, |config| config.allow = vec![rule("tag:app", "tcp/1-65535")])?;
+    mesh.start(&[other, web, db])?;
+    mesh.wait_until_all_up(&[other, web, db], LONG)?;
+
+    let mut allowed = scene.flow(1, 2)?;
+    allowed.exchange(&[7; 100_000])?;
+    for (number, host) in [(1, web), (0, other)] {
+        for address in overlay(mesh, host) {
+            refuses_datagram(mesh, host, address, db)?;
+        }
+        let verdict = mesh.ctl(db).args(["policy", "check", host.name(), "db", "tcp/3306"]).output()?;
+        assert_eq!(verdict.status.success(), number == 1, "{verdict:?}");
+    }
+    refuses_connection(mesh, other, db)?;
+
+    // Answers to what db began, by TCP, UDP and with errors of ICMP; nobody else is restricted.
+    let mut begun = scene.flow(2, 0)?;
+    begun.exchange(b"begun")?;
+    for (own, theirs) in overlay(mesh, db).into_iter().zip(overlay(mesh, other)) {
+        datagram(db, own, other, theirs, b"asked")?;
+        fails_at_once(db, own, theirs)?;
+    }
+
+    mesh.admit_offline_with(late, scene.underlay[3], &["--tag", "app"])?;
+    mesh.start(&[late])?;
+    mesh.wait_until_all_up(&scene.all(), LONG)?;
+    let joined = Instant::now();
+    scene.flow(3, 2)?.exchange(b"late")?;
+    println!("    a node that has just joined is let in {:.0?} after its links are up", joined.elapsed());
+
+    // After a restart, the far end is the next to speak.
+    mesh.restart(&[db])?;
+    mesh.wait_until_all_up(&scene.all(), LONG)?;
+    begun.answer(b"unasked")?;
+    allowed.exchange(b"after")?;
+
+    mesh.change_config(db, |config| config.allow = vec![rule("tag:nobody", "any")])?;
+    mesh.daemon(db)?.signal(Signal::SIGHUP);
+    wait_for_policy(mesh, db, "the other rule", |info| rules_are(info, &["tag:nobody"]))?;
+    refuses_connection(mesh, web, db)?;
+    begun.exchange(b"still")?;
+
+    mesh.change_config(db, |config| config.allow = Vec::new())?;
+    mesh.daemon(db)?.signal(Signal::SIGHUP);
+    wait_for_policy(mesh, db, "no rule", |info| !info.restricted)?;
+    allowed.exchange(b"open again")?;
+    scene.flow(0, 2)?.exchange(b"to everybody")
+}
+
+fn rule(from: &str, ports: &str) -> Allow {
+    let valid = "the test's own rules are valid";
+    Allow { from: vec![from.parse().expect(valid)], to: Vec::new(), ports: vec![ports.parse().expect(valid)] }
+}
+
+fn overlay(mesh: &Mesh, host: &Host) -> [IpAddr; 2] {
+    let (v4, v6) = mesh.overlay(host);
+    [v4.into(), v6.into()]
+}
+
+fn rules_are(info: &PolicyInfo, from: &[&str]) -> bool {
+    info.rules.iter().flat_map(|PolicyRule { from, .. }| from).eq(from)
+}
+
+/// Asks the daemon again and again, until what it says of its rules is as wanted.
+fn wait_for_policy(mesh: &Mesh, host: &Host, what: &str, look: impl Fn(&PolicyInfo) -> bool) -> Result<()> {
+    let end = Instant::now() + LONG;
+    loop {
+        let told = mesh.ctl(host).args(["--json", "policy"]).check()?;
+        let info: PolicyInfo = serde_json::from_str(&told).context("what meshctl policy told")?;
+        if look(&info) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(Error::failed(format!("{} never had {what}: {told}", host.name())));
+        }
+    }
+}
+
+fn refused(info: &PolicyInfo, source: IpAddr, service: &str) -> bool {
+    info.denied.iter().any(|denial| denial.source == source && denial.service == service)
+}
+
+/// Sends a datagram and waits until the other node says that it refused it.
+fn refuses_datagram(mesh: &Mesh, from: &Host, source: IpAddr, to: &Host) -> Result<()> {
+    let target = overlay(mesh, to).into_iter().find(|target| target.is_ipv4() == source.is_ipv4());
+    let target = target.expect("a node has an address of each family");
+    let near = from.enter(|| UdpSocket::bind(SocketAddr::new(source, 0))).context("bind")?;
+    let far = to.enter(|| UdpSocket::bind(SocketAddr::new(target, 0))).context("bind")?;
+    let address = far.local_addr().context("where the far end is")?;
+    near.send_to(b"refused", address).context("send")?;
+    let service = format!("udp/{}", address.port());
+    wait_for_policy(mesh, to, "a datagram refused", |info| refused(info, source, &service))?;
+    far.set_nonblocking(true).context("look")?;
+    assert!(far.recv(&mut [0; 10]).is_err(), "what was refused arrived");
+    Ok(())
+}
+
+/// Begins to connect and waits until the other node says that it refused it.
+fn refuses_connection(mesh: &Mesh, from: &Host, to: &Host) -> Result<()> {
+    let (source, target) = (mesh.overlay(from).0.into(), mesh.overlay(to).0.into());
+    let far = to.enter(|| std::net::TcpListener::bind(SocketAddr::new(target, 0))).context("listen")?;
+    let address = far.local_addr().context("where the far end is")?;
+    let near = from.enter(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.set_nonblocking(true)?;
+        // It is under way when this returns.
+        let _ = socket.connect(&address.into());
+        Ok::<_, std::io::Error>(socket)
+    });
+    let near = near.context("connect")?;
+    let service = format!("tcp/{}", address.port());
+    wait_for_policy(mesh, to, "a connection refused", |info| refused(info, source, &service))?;
+    far.set_nonblocking(true).context("look")?;
+    assert!(far.accept().is_err(), "what was refused arrived");
+    drop(near);
+    Ok(())
+}
+
+/// Asks at a port where nobody listens: the error of ICMP comes back, or the read waits for ever.
+fn fails_at_once(from: &Host, own: IpAddr, theirs: IpAddr) -> Result<()> {
+    let near = from.enter(|| UdpSocket::bind(SocketAddr::new(own, 0))).context("bind")?;
+    // The discard port, where the lab's hosts have nobody.
+    near.connect(SocketAddr::new(theirs, 9)).context("connect")?;
+    near.set_read_timeout(Some(LONG)).context("wait")?;
+    near.send(b"?").context("send")?;
+    let told = near.recv(&mut [0; 10]).expect_err("nobody is there to answer");
+    assert_eq!(told.kind(), std::io::ErrorKind::ConnectionRefused, "{told}");
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! What may come in from the mesh: rules compiled against the members, and the connections that this side began.
+//!
+//! [`Policy`] is immutable and published beside the forwarding table; what outlives one of them (connections, counts, what
+//! was refused) is its [`Ledger`]. The data threads ask; nothing here touches a clock or a packet's bytes. Pure.
+#![forbid(unsafe_code)]
+
+mod connections;
+mod flow;
+mod ledger;
+mod ranges;
+mod rules;
+
+pub use connections::{Connections, Departure};
+pub use flow::{Flags, Flow, ICMP, ICMPV6, TCP, UDP};
+pub use ledger::{Denial, Ledger};
+pub use rules::{Policy, Subject, Verdict};
