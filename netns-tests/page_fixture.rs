@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
-    Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked,
-    Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer, PathKind, PathList,
-    PeerState, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
-    RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread, Status, Timestamp, Version,
-    web_pages,
+    ForwardList, Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest,
+    InviteRevoked, Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer,
+    PathKind, PathList, PeerState, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread, Status, SwitchRequest,
+    Switched, Timestamp, Version, web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -370,6 +370,14 @@ impl Backend for Sheet {
     }
 
     async fn policy_check(&self, _request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        not_asked()
+    }
+
+    async fn forwards(&self) -> Answer<ForwardList> {
+        not_asked()
+    }
+
+    async fn switch_forward(&self, _: SwitchRequest) -> Answer<Switched> {
         not_asked()
     }
 

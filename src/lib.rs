@@ -26,7 +26,8 @@
 //!
 //! Beside `control` stands `policy`, what may come in from the mesh: the daemon compiles it, the data plane asks it.
 //! `identity`, `wire`, `config`, `control`, `policy` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
-//! `telemetry` uses `config` for the rules of alerts. A
+//! `telemetry` uses `config` for the rules of alerts. `forward` stands beside `dataplane`, on `platform` and `config`: it moves
+//! connections, which are the kernel's, not packets. A
 //! packet's way, a control message's way, a probe's way and a change of membership are each told from top to bottom in
 //! `docs/architecture.md`.
 //!
@@ -39,6 +40,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod forward;
 pub mod history;
 pub mod identity;
 pub mod platform;

@@ -124,6 +124,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn forwards(&self) -> Answer<ForwardList> {
+        refuse()
+    }
+
+    async fn switch_forward(&self, _: SwitchRequest) -> Answer<Switched> {
+        refuse()
+    }
+
     async fn health(&self) -> Answer<Health> {
         refuse()
     }

@@ -23,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dataplane", &["identity", "platform", "policy", "time", "tunnel", "wire"]),
     // Beside the daemon's other work, because it is files and a thread: telemetry fills its buckets and stays pure.
     ("history", &["identity", "platform", "telemetry", "time"]),
+    // A thread and sockets, beside the data plane and apart from it: connections are the kernel's, packets are ours.
+    ("forward", &["config", "identity", "platform", "time"]),
     ("api", &["identity", "time", "wire"]),
     (
         "daemon",
@@ -31,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "control",
             "dataplane",
+            "forward",
             "history",
             "identity",
             "platform",

@@ -5,10 +5,10 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
-    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
+    PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest,
+    Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// A call's outcome.
@@ -33,6 +33,10 @@ pub trait Backend: Send + Sync + 'static {
     fn policy(&self) -> impl Future<Output = Answer<PolicyInfo>> + Send;
     /// What the rules make of something.
     fn policy_check(&self, request: PolicyCheckRequest) -> impl Future<Output = Answer<PolicyChecked>> + Send;
+    /// The forwards and their connections.
+    fn forwards(&self) -> impl Future<Output = Answer<ForwardList>> + Send;
+    /// Switches a forward.
+    fn switch_forward(&self, request: SwitchRequest) -> impl Future<Output = Answer<Switched>> + Send;
     /// Whether the daemon does its work.
     fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
     /// What the daemon is.

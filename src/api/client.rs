@@ -14,10 +14,10 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, Health, History, HistoryRequest,
-    InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo, PathList,
-    PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    SCHEMA, SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
+    PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest,
+    Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -106,6 +106,16 @@ impl Client {
     /// What the rules make of something.
     pub async fn policy_check(&self, request: &PolicyCheckRequest) -> Result<PolicyChecked, ClientError> {
         self.post("/v1/policy/check", request).await
+    }
+
+    /// The forwards and their connections.
+    pub async fn forwards(&self) -> Result<ForwardList, ClientError> {
+        self.get("/v1/forwards").await
+    }
+
+    /// Switches a forward.
+    pub async fn switch_forward(&self, request: &SwitchRequest) -> Result<Switched, ClientError> {
+        self.post("/v1/forwards/switch", request).await
     }
 
     /// Every link of the mesh.

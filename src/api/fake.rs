@@ -308,6 +308,44 @@ pub(crate) fn policy_checked(request: &PolicyCheckRequest) -> PolicyChecked {
 }
 
 /// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
+pub(crate) fn forwards() -> ForwardList {
+    let target = |target: &str, in_use, health, open| ForwardTarget {
+        target: target.into(),
+        address: Some("10.77.0.5:3306".parse().unwrap()),
+        in_use,
+        health,
+        failure: (health == TargetHealth::Down).then(|| "Connection refused (os error 111)".into()),
+        open,
+        opened: 41_000 + open,
+        failed: 3,
+        to_target_bytes: 1_234_567,
+        to_client_bytes: 98_765_432,
+        connect_p50_seconds: Some(0.010_4),
+        connect_p99_seconds: Some(0.012_9),
+    };
+    let connection = ForwardConnection {
+        client: "127.0.0.1:51200".parse().unwrap(),
+        target: "db1:3306".into(),
+        age_seconds: 7_862_400,
+        idle_seconds: 4,
+        to_target_bytes: 1_024,
+        to_client_bytes: 4_096,
+    };
+    let orders = ForwardStatus {
+        name: "orders".into(),
+        listen: vec!["127.0.0.1:3306".parse().unwrap()],
+        target: "db2:3306".into(),
+        pinned: true,
+        differs: true,
+        switched: Some(time(NOW - 90)),
+        previous: Some("db1:3306".into()),
+        refused: 0,
+        targets: vec![target("db1:3306", false, TargetHealth::Down, 1), target("db2:3306", true, TargetHealth::Up, 12)],
+        connections: vec![connection],
+    };
+    ForwardList { schema: SCHEMA, now: time(NOW), forwards: vec![orders] }
+}
+
 pub(crate) fn matrix() -> Matrix {
     let nodes = [("db1", Some("par")), ("web1", Some("gra")), ("web2", Some("gra")), ("old1", None)];
     let mut nodes: Vec<MatrixNode> = nodes
@@ -546,6 +584,18 @@ impl Backend for Fake {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         Ok(policy_checked(&request))
+    }
+
+    async fn forwards(&self) -> Answer<ForwardList> {
+        Ok(forwards())
+    }
+
+    async fn switch_forward(&self, request: SwitchRequest) -> Answer<Switched> {
+        if request.forward != "orders" {
+            return Err(ApiError::new(ErrorKind::NotFound, format!("there is no forward `{}`", request.forward)));
+        }
+        let to = request.to.unwrap_or_else(|| "db1:3306".into());
+        Ok(Switched { schema: SCHEMA, forward: request.forward, from: "db2:3306".into(), to, old_connections: 1 })
     }
 
     async fn health(&self) -> Answer<Health> {

@@ -39,6 +39,7 @@ pub mod alerts;
 pub mod backend;
 pub mod client;
 pub mod error;
+pub mod forwards;
 pub mod history;
 pub mod invite;
 pub mod matrix;
@@ -60,6 +61,9 @@ pub use alerts::{
 pub use backend::{Answer, Backend};
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorKind};
+pub use forwards::{
+    ForwardConnection, ForwardList, ForwardStatus, ForwardTarget, SwitchRequest, Switched, TargetHealth,
+};
 pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, HistoryRequest, Spread, StateSeconds};
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,

@@ -57,6 +57,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
                 Err(error) => error.into_response(),
             }),
         )
+        .route("/v1/forwards", get(async |State(b): State<Arc<B>>| json(b.forwards().await)))
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))
@@ -107,6 +108,13 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             "/v1/alerts/test",
             post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
                 Ok(request) => json(b.test_alert(request).await),
+                Err(error) => error.into_response(),
+            }),
+        )
+        .route(
+            "/v1/forwards/switch",
+            post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
+                Ok(request) => json(b.switch_forward(request).await),
                 Err(error) => error.into_response(),
             }),
         )

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 
+use super::events::EventsArgs;
+use super::forward::ForwardArgs;
 use super::paths::PathsArgs;
 use super::policy::PolicyArgs;
 use super::when::{Step, When};
@@ -135,6 +137,8 @@ pub enum Command {
     Paths(PathsArgs),
     /// Shows what may come in from the mesh, what was refused, and what the rules make of something.
     Policy(PolicyArgs),
+    /// Shows the forwards and their connections, and switches one to another target.
+    Forward(ForwardArgs),
     /// Waits until the mesh, or the links to some nodes, are up.
     Wait(super::wait::WaitArgs),
     /// Looks for what is wrong with this host and says what to do about it.
@@ -494,27 +498,6 @@ pub struct HistoryArgs {
     /// Prints every figure of every step for another program.
     #[arg(long, value_name = "FORMAT")]
     pub export: Option<Export>,
-}
-
-/// `meshctl events`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl events\n  meshctl events db1 --since 7d\n  \
-                        meshctl events --follow                    goes on until interrupted\n  \
-                        meshctl --json events --follow | jq .text\n\n\
-                        Times are in UTC. Events are kept for five years.")]
-pub struct EventsArgs {
-    /// Only what is about this node, by name, identifier or overlay address; also one that has gone.
-    #[arg(value_name = "NODE")]
-    pub node: Option<String>,
-    /// Only what happened since: so long ago, or a date.
-    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
-    pub since: Option<When>,
-    /// How many at most, the newest.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub limit: u64,
-    /// Goes on with what happens from now on.
-    #[arg(long, short)]
-    pub follow: bool,
 }
 
 /// `meshctl top`.

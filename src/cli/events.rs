@@ -3,17 +3,39 @@
 use std::time::Duration;
 
 use anstyle::Style;
+use clap::Args;
 
-use super::args::EventsArgs;
 use super::context::Context;
 use super::exit::Failure;
 use super::output::{BAD, GOOD, HEADING, STRONG, WORRYING};
 use super::table::{Align, Cell, Table};
+use super::when::When;
 use crate::api::{EventItem, Events, EventsRequest};
 use crate::platform::clock;
 
 /// How often a follower asks: events are for people.
 const FOLLOW: Duration = Duration::from_secs(1);
+
+/// `meshctl events`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl events\n  meshctl events db1 --since 7d\n  \
+                        meshctl events --follow                    goes on until interrupted\n  \
+                        meshctl --json events --follow | jq .text\n\n\
+                        Times are in UTC. Events are kept for five years.")]
+pub struct EventsArgs {
+    /// Only what is about this node, by name, identifier or overlay address; also one that has gone.
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only what happened since: so long ago, or a date.
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub since: Option<When>,
+    /// How many at most, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub limit: u64,
+    /// Goes on with what happens from now on.
+    #[arg(long, short)]
+    pub follow: bool,
+}
 
 /// Shows events, and goes on with `--follow`.
 pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), Failure> {

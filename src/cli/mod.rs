@@ -12,6 +12,7 @@ mod dbcost;
 mod doctor;
 mod events;
 mod exit;
+mod forward;
 mod generate;
 mod history;
 mod init;
@@ -94,6 +95,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
+        Command::Forward(args) => forward::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
         Command::Doctor(args) => doctor::run(context, args).await,
         Command::Bugreport(args) => bugreport::run(context, args).await,
@@ -164,6 +166,12 @@ mod tests {
             ("policy denied", Exit::Good),
             ("policy check web1 db1 tcp/3306", Exit::Good),
             ("policy check web1 db1 tcp/22", Exit::Failed),
+            ("forward", Exit::Good),
+            ("forward orders", Exit::Good),
+            ("forward nobody", Exit::NotFound),
+            ("forward switch orders --to db2 --close", Exit::Good),
+            ("forward switch orders --back --wait 0s", Exit::Failed),
+            ("forward switch nobody --back", Exit::NotFound),
             ("wait", Exit::Good),
             ("wait db-par-17", Exit::Good),
             ("wait nobody --timeout 0s", Exit::Failed),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Alert, Allow, Bootstrap, Config, Latency, Level, PerLink, Receiver, Wireguard};
+use super::{Alert, Allow, Bootstrap, Config, Forward, Latency, Level, PerLink, Receiver, Wireguard};
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -99,6 +99,8 @@ settings! {
     Wireguard(Vec<Wireguard>) "wireguard" Live wireguard;
     /// What members may reach here; no link is touched.
     Allow(Vec<Allow>) "allow" Live allow;
+    /// The forwards; those that stay as they are are left alone, and connections outlive every change.
+    Forwards(Vec<Forward>) "forward" Live forwards;
     /// The interface's name.
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 17] = [
+pub const SECTIONS: [(&str, &str); 18] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -39,6 +39,10 @@ pub const SECTIONS: [(&str, &str); 17] = [
     (
         "allow",
         "What the others may reach here: without an entry everything, with any entry nothing else. The same entries may stand on every node.",
+    ),
+    (
+        "forward",
+        "TCP connections taken here and made again to a target in the mesh; `meshctl forward switch` moves them to another.",
     ),
     ("interface", "The network interface of the mesh on this host."),
     ("dataplane", "How packets are moved."),
@@ -66,10 +70,10 @@ pub const SECTIONS: [(&str, &str); 17] = [
 ];
 
 /// Sections of which there may be several, as in `[[bootstrap]]`.
-pub const LISTS: [&str; 5] = ["bootstrap", "wireguard", "allow", "alert", "receiver"];
+pub const LISTS: [&str; 6] = ["bootstrap", "wireguard", "allow", "forward", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 54] = [
+pub const KEYS: [Key; 62] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -131,6 +135,44 @@ pub const KEYS: [Key; 54] = [
         "any",
         "By what. Answers to what this node began always pass.",
     ),
+    key("forward", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The forward's name, on this node only."),
+    key("forward", "listen", "a list of 1 to 8 ADDRESS:PORT", "", "The TCP addresses to take connections at."),
+    key(
+        "forward",
+        "targets",
+        "a list of 1 to 8 NODE:PORT or ADDRESS:PORT",
+        "",
+        "Where they are made again: the first, until it fails or `meshctl forward switch` says otherwise.",
+    ),
+    key(
+        "forward",
+        "failover",
+        "true or false",
+        "true",
+        "Whether the next healthy target is taken when one fails; false for databases of which only one may be written to.",
+    ),
+    key(
+        "forward",
+        "check_interval",
+        "a duration, 1s to 1h",
+        "\"2s\"",
+        "Time between two looks at each target: a TCP connect.",
+    ),
+    key(
+        "forward",
+        "connect_timeout",
+        "a duration, 100ms to 60s",
+        "\"3s\"",
+        "How long a new connection waits for a target, also for one that restarts.",
+    ),
+    key(
+        "forward",
+        "source",
+        "none or proxy_v2",
+        "\"none\"",
+        "Whether the target is told where a connection came from, by a PROXY protocol header (version 2).",
+    ),
+    key("forward", "max_connections", "1 to 20000", "1000", "Connections at a time; more are refused."),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
     key(

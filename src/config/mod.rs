@@ -11,6 +11,7 @@ pub mod allow;
 mod api;
 pub mod change;
 pub mod duration;
+pub mod forward;
 mod history;
 pub mod keys;
 mod layers;
@@ -35,6 +36,7 @@ pub use alert::Alert;
 pub use allow::{Allow, Selector, Service};
 pub use api::Api;
 pub use change::{Change, Effect, Setting, diff};
+pub use forward::{Forward, ForwardSource, Target, TargetHost};
 pub use history::HistorySettings;
 pub use layers::Layer;
 pub use metrics::{Metrics, PerLink};
@@ -72,6 +74,8 @@ pub struct Config {
     pub wireguard: Vec<Wireguard>,
     /// What members may reach here, in the order of the file; everything where empty, at most [`Allow::LIMIT`].
     pub allow: Vec<Allow>,
+    /// Forwards, in the order of the file; at most [`Forward::LIMIT`].
+    pub forwards: Vec<Forward>,
     /// The TUN interface.
     pub interface: Interface,
     /// How packets are moved.
@@ -353,6 +357,7 @@ impl Config {
             bootstrap: Vec::new(),
             wireguard: Vec::new(),
             allow: Vec::new(),
+            forwards: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod allow;
+mod forwards;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -100,6 +101,7 @@ impl Reader {
         let bootstrap = self.bootstrap(document);
         let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
         let allow = self.allow(document);
+        let forwards = self.forwards(document);
         let interface = self.interface(document);
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
@@ -124,6 +126,7 @@ impl Reader {
             bootstrap,
             wireguard,
             allow,
+            forwards,
             interface,
             dataplane: DataplaneSettings { latency, shards },
             files,

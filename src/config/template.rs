@@ -42,6 +42,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.bootstrap(config);
     writer.wireguard(config, path);
     writer.allow(config);
+    writer.forwards(config);
 
     writer.section("interface");
     let interface = &config.interface;
@@ -150,6 +151,16 @@ impl Writer {
         }
         for rule in &config.allow {
             self.out.push_str(&rule.to_toml());
+        }
+    }
+
+    fn forwards(&mut self, config: &Config) {
+        self.comment_of_entries("forward");
+        if config.forwards.is_empty() {
+            self.line("# [[forward]]\n# name = \"orders\"\n# listen = [\"127.0.0.1:3306\"]\n# targets = [\"db1:3306\", \"db2:3306\"]");
+        }
+        for forward in &config.forwards {
+            self.out.push_str(&forward.to_toml());
         }
     }
 

@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, forward, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
     "#);
 }
 
@@ -576,6 +576,19 @@ fn receiver() -> impl Strategy<Value = Receiver> {
     })
 }
 
+fn forward(number: u16, port: u16) -> Forward {
+    Forward {
+        name: format!("forward{number}").parse().expect("a name"),
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 10_000 + number)), SocketAddr::from(([127, 0, 0, 2], port))],
+        targets: vec!["db1:3306".parse().expect("a target"), format!("[fd00::1]:{port}").parse().expect("a target")],
+        failover: port.is_multiple_of(2),
+        check_interval: Duration::from_millis(u64::from(port)),
+        connect_timeout: Duration::from_millis(u64::from(port)),
+        source: ForwardSource::ALL[usize::from(port % 2)],
+        max_connections: port,
+    }
+}
+
 /// Gives each a name of its own.
 fn numbered<T>(mut list: Vec<T>, give: impl Fn(&mut T, NodeName)) -> Vec<T> {
     for (i, one) in list.iter_mut().enumerate() {
@@ -641,6 +654,7 @@ fn config() -> impl Strategy<Value = Config> {
                         ports: if low { Vec::new() } else { vec![Service::Tcp(mtu, 9_000), Service::Icmp] },
                     })
                     .collect(),
+                forwards: (0..u16::from(low)).map(|number| forward(number, mtu)).collect(),
                 interface: Interface { name, mtu },
                 dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
                 files: Files {
@@ -663,6 +677,33 @@ fn config() -> impl Strategy<Value = Config> {
             }
         },
     )
+}
+
+#[test]
+fn a_forward_needs_three_keys_and_every_error_is_told() {
+    let text =
+        format!("{MINIMAL}[[forward]]\nname = \"orders\"\nlisten = [\"127.0.0.1:3306\"]\ntargets = [\"db1:3306\"]\n");
+    let [forward] = &parse(&text).unwrap().forwards[..] else { panic!("one forward") };
+    let settings = (forward.failover, forward.connect_timeout, forward.max_connections);
+    assert_eq!(settings, (true, Duration::from_secs(3), 1_000));
+    let changes = diff(&parse(MINIMAL).unwrap(), &parse(&text).unwrap());
+    let changes: Vec<_> = changes.iter().map(|change| (change.key(), change.effect())).collect();
+    assert_eq!(changes, [("forward", Effect::Live)]);
+    for (wrong, told) in [
+        ("", "forward[2].targets: it is missing"),
+        ("targets = []", "the list is empty"),
+        ("targets = [\"db1\"]", "the port is missing"),
+        ("targets = [\"db1:3306\", \"db1:3306\"]", "it stands in the list twice"),
+        ("targets = [\"127.0.0.1:3306\"]", "127.0.0.1:3306 is where this forward listens"),
+        ("targets = [\"db2:1\"]", "127.0.0.1:3306 is taken by the forward orders above"),
+        ("targets = [\"db2:1\"]\nsource = \"proxy\"", "forward[2].source: found \"proxy\""),
+        ("targets = [\"db2:1\"]\nmax_connections = 0", "forward[2].max_connections: found the number 0"),
+        ("targets = [\"db2:1\"]\ncheck_interval = \"10ms\"", "forward[2].check_interval: found"),
+    ] {
+        let second = format!("{text}[[forward]]\nname = \"more\"\nlisten = [\"127.0.0.1:3306\"]\n{wrong}\n");
+        let errors = errors(&second);
+        assert!(errors.contains(told), "{wrong}: {errors}");
+    }
 }
 
 proptest! {

@@ -3,12 +3,12 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{alerts, commands, history, matrix, restart};
+use super::{alerts, commands, forwards, history, matrix, restart};
 use crate::api::{
-    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, Health,
-    History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members,
-    NodeInfo, PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
-    RevokeRequest, Revoked, SiteMatrix, Status, Version,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
+    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix,
+    Members, NodeInfo, PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -78,6 +78,14 @@ impl Backend for LocalBackend {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         self.call(move |driver| driver.policy_check(&request)).await?
+    }
+
+    async fn forwards(&self) -> Answer<ForwardList> {
+        self.call(|driver| driver.forward_list()).await
+    }
+
+    async fn switch_forward(&self, request: SwitchRequest) -> Answer<Switched> {
+        forwards::switch(&self.commands, request).await
     }
 
     async fn health(&self) -> Answer<Health> {

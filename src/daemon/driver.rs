@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::alerts::Alerts;
+use super::forwards::Forwards;
 use super::links::Links;
 use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
@@ -69,6 +70,7 @@ pub(super) struct Driver {
     /// What is served over TCP; nothing before the start is complete.
     pub(super) pages: Option<Pages>,
     pub(super) alerts: Alerts,
+    pub(super) forwards: Forwards,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -122,6 +124,7 @@ impl Driver {
     pub(super) fn new(parts: Parts, now: Instant, wall: UnixTime) -> Self {
         Driver {
             alerts: Alerts::new(&parts.config),
+            forwards: Forwards::default(),
             config: parts.config,
             engine: parts.engine,
             links: parts.links,
@@ -424,6 +427,7 @@ impl Driver {
                 Output::Routing => {
                     self.publish();
                     self.host_due = Some(clock::now());
+                    self.name_targets();
                 }
                 Output::Persist(persist) => self.persist(persist),
                 Output::Event(event) => self.take_engine_event(event),

@@ -11,6 +11,7 @@ mod commands;
 pub mod config_files;
 mod courier;
 mod driver;
+mod forwards;
 mod history;
 mod host;
 mod links;
@@ -32,6 +33,7 @@ mod state;
 pub mod state_file;
 mod status;
 mod stock;
+mod switches;
 mod underlay;
 mod witness;
 

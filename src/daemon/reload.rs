@@ -27,6 +27,9 @@ impl Driver {
         if let Err(problem) = super::pages::check(&new, self.engine.certificate().certificate()) {
             return tracing::error!("not reloaded, everything goes on as it was: {problem}");
         }
+        if let Err(problem) = self.apply_forwards(&new) {
+            return tracing::error!("not reloaded, everything goes on as it was: {problem}");
+        }
         let (now, wall) = (clock::now(), clock::wall());
         self.engine.set_probe_interval(new.probe.interval, now);
         self.engine.set_critical_tags(new.probe.critical_tags.clone(), now);

@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::backend::LocalBackend;
 use super::driver::{Driver, Parts};
+use super::forwards::Forwards;
 use super::links::Links;
 use super::pages::Pages;
 use super::ports::{LANES, OpenPorts};
@@ -84,6 +85,9 @@ pub enum StartError {
     /// The device went while the daemon ran.
     #[error("the device {0} was deleted by somebody else; start meshd again")]
     DeviceGone(String),
+    /// The forwards cannot be as they are configured.
+    #[error(transparent)]
+    Forwards(#[from] crate::forward::ServiceError),
     /// The data threads did not start.
     #[error(transparent)]
     Threads(#[from] dataplane::StartError),
@@ -288,6 +292,9 @@ async fn serve(
     pages.serve(&driver.config);
     driver.start_alerts();
     driver.pages = Some(pages);
+    driver.forwards = Forwards::new(found.switches);
+    driver.forwards.apply(&driver.config)?;
+    driver.name_targets();
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(backend, async {
         let _ = server_stopped.await;

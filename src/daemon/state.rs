@@ -4,11 +4,13 @@
 //! name and the one before it is tried; a node that has lost all of them starts from its configuration. Keys are not among
 //! them: the identity file is read, never written, by the daemon.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::state_file::{encode_marks, frame, parse_marks, unframe};
+use super::switches::{self, Switch};
 use crate::control::snapshot::Snapshot;
-use crate::identity::{InviteBook, SignedCertificate, TrustAnchor};
+use crate::identity::{InviteBook, NodeName, SignedCertificate, TrustAnchor};
 use crate::platform::file::{self, FileError};
 use crate::time::UnixTime;
 use crate::tunnel::{Marks, PeerKey};
@@ -33,6 +35,8 @@ pub(super) struct Found {
     pub(super) snapshot: Option<Snapshot>,
     pub(super) marks: Vec<(PeerKey, Marks)>,
     pub(super) invites: InviteBook,
+    /// What operators switched, by forward.
+    pub(super) switches: BTreeMap<NodeName, Switch>,
 }
 
 impl StateFiles {
@@ -62,6 +66,7 @@ impl StateFiles {
             }),
             marks: self.read_checked("marks", wall, parse_marks).unwrap_or_default(),
             invites: self.read_invites(anchor, wall),
+            switches: self.read_checked("forwards", wall, switches::parse).unwrap_or_default(),
         }
     }
 
@@ -71,6 +76,12 @@ impl StateFiles {
 
     pub(super) fn write_marks(&mut self, marks: &[(PeerKey, Marks)]) {
         self.write_checked("marks", &encode_marks(marks));
+    }
+
+    /// Writes what operators switched; a switch may be made only if this says yes.
+    #[must_use]
+    pub(super) fn write_switches(&mut self, switches: &BTreeMap<NodeName, Switch>) -> bool {
+        self.write_checked("forwards", &switches::encode(switches))
     }
 
     /// Writes the invites; the answer to a join may be sent only if this says yes.
@@ -126,14 +137,14 @@ impl StateFiles {
     }
 
     /// Writes `name`, keeping what was there as `name.previous`.
-    fn write_checked(&mut self, name: &str, payload: &[u8]) {
+    fn write_checked(&mut self, name: &str, payload: &[u8]) -> bool {
         let path = self.directory.join(name);
         let previous = self.directory.join(format!("{name}.previous"));
         // A link, so that there is no moment without a good file under either name.
         let _ = std::fs::remove_file(&previous);
         let _ = std::fs::hard_link(&path, &previous);
         let written = file::atomic_write(&path, &frame(payload), 0o600);
-        self.note("the state", written);
+        self.note("the state", written)
     }
 
     fn set_aside(&mut self, path: &Path, why: &str, wall: UnixTime) {

@@ -275,6 +275,9 @@ impl Driver {
                 add(Gravity::Warning, "receiver", message, "mend it, then: meshctl alerts test NAME");
             }
         }
+        for (is_trouble, message, advice) in self.forwards.problems() {
+            add(if is_trouble { Gravity::Warning } else { Gravity::Notice }, "forward", message, &advice);
+        }
         for complaint in self.files.complaints() {
             add(Gravity::Warning, "state_files", complaint.clone(), "");
         }

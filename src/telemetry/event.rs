@@ -41,6 +41,8 @@ pub enum EventKind {
     AlertFiring,
     /// An alert is over.
     AlertResolved,
+    /// A forward was switched by hand.
+    Switched,
     /// The configuration was taken over again.
     Reloaded,
     /// The daemon started.
@@ -70,6 +72,7 @@ impl EventKind {
             EventKind::Revoked => "revoked",
             EventKind::Renewed => "renewed",
             EventKind::Expired => "expired",
+            EventKind::Switched => "switched",
             EventKind::Reloaded => "reloaded",
             EventKind::Started => "started",
             EventKind::HistoryFailed => "history_failed",
