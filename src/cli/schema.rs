@@ -11,7 +11,7 @@ pub fn schema() -> Value {
     for (section, about) in keys::SECTIONS.into_iter().filter(|(section, _)| !section.is_empty()) {
         let mut table = object(properties(section));
         let property = if keys::LISTS.contains(&section) {
-            table["required"] = json!(["name"]);
+            table["required"] = json!(required(section));
             json!({ "type": "array", "items": table, "description": about })
         } else {
             table["description"] = json!(about);
@@ -23,6 +23,12 @@ pub fn schema() -> Value {
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("meshd.toml");
     schema
+}
+
+/// What an entry cannot do without: its keys without a default.
+fn required(section: &str) -> Vec<&'static str> {
+    let needed = keys::KEYS.iter().filter(|key| key.section == section && key.default.is_empty());
+    needed.map(|key| key.name).collect()
 }
 
 fn object(properties: Map<String, Value>) -> Value {
@@ -83,6 +89,10 @@ mod tests {
     fn complaints(schema: &Value, value: &Toml, place: &str, found: &mut Vec<String>) {
         let fits = match (schema["type"].as_str(), value) {
             (Some("object"), Toml::Table(table)) => {
+                let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                for missing in required.filter(|key| !table.contains_key(*key)) {
+                    found.push(format!("{place}.{missing}: missing"));
+                }
                 for (key, value) in table {
                     let place = format!("{place}.{key}");
                     match schema["properties"].get(key) {
@@ -137,7 +147,9 @@ mod tests {
             "[dataplane]\nlatency = \"lowest\"",
             "[history]\nenabled = 1",
             "[probe]\ncritical_tags = \"db\"",
-            "[[receiver]]\nname = 7",
+            "[[receiver]]\nname = 7\ntype = \"command\"\ncommand = [\"/bin/true\"]",
+            "[[allow]]\nto = [\"any\"]",
+            "[[forward]]\nname = \"a\"\ntargets = [\"db1:1\"]",
             "[api]\ngroup = 0",
             "[logs]\nlevel = \"info\"",
         ] {

@@ -276,7 +276,7 @@ pub const KEYS: [Key; 62] = [
         "receiver",
         "url",
         "an address that begins with http:// or https://",
-        "",
+        "none",
         "Where to POST: the webhook's address, or Alertmanager's without a path.",
     ),
     key(
@@ -290,7 +290,7 @@ pub const KEYS: [Key; 62] = [
         "receiver",
         "command",
         "a list of a program's whole path and up to 31 arguments",
-        "",
+        "none",
         "What to run, with the alert as JSON on its standard input and no environment; never a shell.",
     ),
     key("receiver", "timeout", "a duration, 1s to 60s", "\"10s\"", "How long one delivery may take."),
