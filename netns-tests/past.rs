@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use meshd::api::{Events, History, HistoryPoint, PeerState};
+use meshd::api::{Events, History, HistoryPoint};
 use meshd::history::{Batch, Reader, Report, Tier, Writer};
 use meshd::identity::NodeId;
 use meshd::telemetry::{Bucket, Sealed};
@@ -44,8 +44,7 @@ fn events(mesh: &Mesh, host: &Host) -> Result<Vec<String>> {
 
 /// Waits until b answers again, well or badly: after a cut it is degraded for some minutes.
 fn answers(mesh: &Mesh, host: &Host) -> Result<()> {
-    let there = |state: PeerState| matches!(state, PeerState::Up | PeerState::Degraded);
-    mesh.wait_for(host, "b answers", LONG, |status| status.peers.iter().any(|peer| there(peer.state))).map(drop)
+    mesh.wait_for(host, "b answers", LONG, |status| status.peers.iter().any(|peer| peer.state.answers())).map(drop)
 }
 
 /// Looks until there is what is looked for.

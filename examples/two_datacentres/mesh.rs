@@ -175,8 +175,7 @@ impl<'a> Mesh<'a> {
         let began = Instant::now();
         let all_up = |status: &Status| {
             // A degraded one answers; a busy machine is enough for that.
-            let answers = |state| matches!(state, PeerState::Up | PeerState::Degraded);
-            let up = status.peers.iter().filter(|peer| answers(peer.state) && peer.link.is_some());
+            let up = status.peers.iter().filter(|peer| peer.state.answers() && peer.link.is_some());
             up.count() == self.servers.len() - 1
         };
         for server in &self.servers {

@@ -405,7 +405,7 @@ pub fn peer_state(status: &Status, name: &str) -> Option<PeerState> {
 
 fn is_measured(peer: &meshd::api::PeerStatus) -> bool {
     // Probes lost while a daemon starts degrade a link for minutes; it answers all the same.
-    matches!(peer.state, PeerState::Up | PeerState::Degraded) && peer.link.is_some()
+    peer.state.answers() && peer.link.is_some()
 }
 
 /// A status in one line, for the message of a failure.

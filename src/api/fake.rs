@@ -307,7 +307,7 @@ pub(crate) fn policy_checked(request: &PolicyCheckRequest) -> PolicyChecked {
     PolicyChecked { schema: SCHEMA, restricted: true, verdicts: vec![verdict] }
 }
 
-/// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
+/// A forward that was switched by hand, away from a target that is down.
 pub(crate) fn forwards() -> ForwardList {
     let target = |target: &str, in_use, health, open| ForwardTarget {
         target: target.into(),
@@ -346,6 +346,7 @@ pub(crate) fn forwards() -> ForwardList {
     ForwardList { schema: SCHEMA, now: time(NOW), forwards: vec![orders] }
 }
 
+/// Four nodes on two sites: one link slower than usual, one that the two ends see differently, one node that is silent.
 pub(crate) fn matrix() -> Matrix {
     let nodes = [("db1", Some("par")), ("web1", Some("gra")), ("web2", Some("gra")), ("old1", None)];
     let mut nodes: Vec<MatrixNode> = nodes

@@ -14,6 +14,7 @@
 //! | `GET /v1/paths` | [`PathList`] | readers |
 //! | `GET /v1/policy` | [`PolicyInfo`] | readers |
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
+//! | `GET /v1/forwards` | [`ForwardList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `GET /v1/history` | [`HistoryRequest`] → [`History`] | readers |
@@ -27,6 +28,7 @@
 //! | `POST /v1/revoke` | [`RevokeRequest`] → [`Revoked`] | writers |
 //! | `POST /v1/renew` | [`Renewed`] | writers |
 //! | `POST /v1/restart` | [`Restarting`] | writers |
+//! | `POST /v1/forwards/switch` | [`SwitchRequest`] → [`Switched`] | writers |
 //!
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!

@@ -225,6 +225,11 @@ impl PeerState {
         }
     }
 
+    /// Whether the peer answers, well or badly.
+    pub const fn answers(self) -> bool {
+        matches!(self, PeerState::Up | PeerState::Degraded)
+    }
+
     /// Orders states, the one an operator should look at first being the greatest.
     pub const fn severity(self) -> u8 {
         match self {

@@ -62,6 +62,7 @@ async fn every_call_reaches_its_method() {
     assert_eq!(client.members().await.unwrap().members.len(), 7);
     assert_eq!(client.paths().await.unwrap(), super::fake::paths());
     assert_eq!(client.policy().await.unwrap(), super::fake::policy());
+    assert_eq!(client.forwards().await.unwrap(), super::fake::forwards());
     assert_eq!(client.matrix().await.unwrap(), super::fake::matrix());
     assert_eq!(client.site_matrix().await.unwrap().sites.len(), 3);
     assert!(!client.health().await.unwrap().healthy);
@@ -203,10 +204,22 @@ async fn rights_decide_over_every_call() {
     let stranger = Caller { uid: 4_000_002, gid: 4_000_002 };
     let reader = Caller { uid: 4_000_002, gid: 4_000_010 };
     let owner = Caller { uid: 4_000_001, gid: 4_000_001 };
-    let reads =
-        ["status", "node", "members", "matrix", "matrix/sites", "paths", "policy", "health", "version", "invites"]
-            .map(|call| ("GET", call));
-    let writes = ["invites", "invites/revoke", "revoke", "renew", "restart", "alerts/test"].map(|call| ("POST", call));
+    let reads = [
+        "status",
+        "node",
+        "members",
+        "matrix",
+        "matrix/sites",
+        "paths",
+        "policy",
+        "forwards",
+        "health",
+        "version",
+        "invites",
+    ]
+    .map(|call| ("GET", call));
+    let writes = ["invites", "invites/revoke", "revoke", "renew", "restart", "alerts/test", "forwards/switch"]
+        .map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {
         let path = format!("/v1/{call}");
         assert_eq!(call_as(stranger, policy, method, &path).await, 403, "{method} {path}");

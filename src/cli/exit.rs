@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::api::{ClientError, ErrorKind};
-use crate::config::Problems;
+use crate::config::{Problems, nearest};
 use crate::platform::file::FileError;
 
 /// The exit codes, as documented in meshctl(1). Code 2, wrong usage, is clap's.
@@ -61,6 +61,16 @@ impl Failure {
     /// Makes a failure.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Failure { exit, message: message.into(), problems: None }
+    }
+
+    /// Makes the failure that there is no `kind` of that name: with the one that was most likely meant, or else the command
+    /// that lists them.
+    pub fn not_found<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>, list: &str) -> Self {
+        let advice = match nearest(name, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("`{list}` lists them"),
+        };
+        Failure::new(Exit::NotFound, format!("there is no {kind} `{name}`; {advice}"))
     }
 
     /// Makes a failure of the ordinary kind.

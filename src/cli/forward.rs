@@ -10,7 +10,7 @@ use super::output::{BAD, GOOD, HEADING, STRONG, WORRYING};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{ForwardConnection, ForwardList, ForwardStatus, ForwardTarget, SwitchRequest, TargetHealth};
-use crate::config::{duration, nearest};
+use crate::config::duration;
 
 /// How often a switch that waits looks whether the old connections have ended.
 const LOOK: Duration = Duration::from_millis(250);
@@ -78,11 +78,8 @@ pub async fn run(context: &Context, args: &ForwardArgs) -> Result<(), Failure> {
     let mut list = context.client()?.forwards().await?;
     if let Some(name) = &args.name {
         if !list.forwards.iter().any(|forward| forward.name == *name) {
-            let advice = match nearest(name, list.forwards.iter().map(|forward| forward.name.as_str())) {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => "; `meshctl forward` lists them".to_owned(),
-            };
-            return Err(Failure::new(Exit::NotFound, format!("there is no forward `{name}`{advice}")));
+            let known = list.forwards.iter().map(|forward| forward.name.as_str());
+            return Err(Failure::not_found("forward", name, known, "meshctl forward"));
         }
         list.forwards.retain(|forward| forward.name == *name);
     }

@@ -3,12 +3,11 @@
 use clap::Args;
 
 use super::context::Context;
-use super::exit::{Exit, Failure};
+use super::exit::Failure;
 use super::output::{HEADING, STRONG};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{PathList, PathReason, PathState, PeerPaths};
-use crate::config::nearest;
 
 /// `meshctl paths`.
 #[derive(Debug, Args)]
@@ -25,11 +24,8 @@ pub async fn run(context: &Context, args: &PathsArgs) -> Result<(), Failure> {
     let mut list = context.client()?.paths().await?;
     if let Some(name) = &args.node {
         if !list.peers.iter().any(|peer| names(peer, name)) {
-            let advice = match nearest(name, list.peers.iter().map(|peer| peer.name.as_str())) {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => "; `meshctl members` lists them".to_owned(),
-            };
-            return Err(Failure::new(Exit::NotFound, format!("there is no peer `{name}`{advice}")));
+            let known = list.peers.iter().map(|peer| peer.name.as_str());
+            return Err(Failure::not_found("peer", name, known, "meshctl members"));
         }
         list.peers.retain(|peer| names(peer, name));
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::wait::missing;
-use crate::api::{Client, PeerState, SCHEMA, Status};
+use crate::api::{Client, SCHEMA, Status};
 use crate::config::duration;
 
 /// Time between two looks: a restart takes a few of them.
@@ -70,7 +70,7 @@ pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
 
 /// The nodes whose links are up.
 fn links_up(status: &Status) -> Vec<String> {
-    let up = status.peers.iter().filter(|peer| matches!(peer.state, PeerState::Up | PeerState::Degraded));
+    let up = status.peers.iter().filter(|peer| peer.state.answers());
     up.map(|peer| peer.name.clone()).collect()
 }
 
@@ -89,6 +89,7 @@ async fn still_missing(client: &Client, restarts: u32, links: &[String]) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::PeerState;
     use crate::api::fake::troubled_status;
 
     #[test]

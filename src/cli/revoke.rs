@@ -11,7 +11,6 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::passphrase;
 use crate::api::{Client, Member, Members, RevokeRequest, Revoked};
-use crate::config::nearest;
 use crate::identity::Revocation;
 use crate::platform::clock;
 
@@ -70,11 +69,8 @@ async fn signed_here(client: &Client, args: &RevokeArgs) -> Result<Revoked, Fail
 
 fn find<'a>(members: &'a Members, name: &str) -> Result<&'a Member, Failure> {
     members.members.iter().find(|member| member.name == name || member.node_id == name).ok_or_else(|| {
-        let advice = match nearest(name, members.members.iter().map(|member| member.name.as_str())) {
-            Some(near) => format!("; did you mean `{near}`?"),
-            None => "; `meshctl members` lists them".to_owned(),
-        };
-        Failure::new(Exit::NotFound, format!("there is no member `{name}`{advice}"))
+        let known = members.members.iter().map(|member| member.name.as_str());
+        Failure::not_found("member", name, known, "meshctl members")
     })
 }
 

@@ -16,7 +16,6 @@ use crate::api::{
     Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, Timestamp,
     WireguardStatus,
 };
-use crate::config::nearest;
 use crate::telemetry::LossEstimate;
 use crate::wire::overlay;
 use crate::wire::probe::PROBE_LEN;
@@ -99,12 +98,10 @@ fn find<'a>(status: &'a Status, name: &str) -> Result<&'a PeerStatus, Failure> {
             || peer.address_v6.to_string() == name
     };
     status.peers.iter().find(fits).ok_or_else(|| {
-        let advice = match nearest(name, status.peers.iter().map(|peer| peer.name.as_str())) {
-            _ if name == status.node.name => "; it is this node itself".to_owned(),
-            Some(near) => format!("; did you mean `{near}`?"),
-            None => "; `meshctl members` lists them".to_owned(),
-        };
-        Failure::new(Exit::NotFound, format!("there is no peer `{name}`{advice}"))
+        if name == status.node.name {
+            return Failure::new(Exit::NotFound, format!("there is no peer `{name}`; it is this node itself"));
+        }
+        Failure::not_found("peer", name, status.peers.iter().map(|peer| peer.name.as_str()), "meshctl members")
     })
 }
 

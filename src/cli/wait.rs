@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use crate::api::{ClientError, PeerState, SCHEMA, Status};
+use crate::api::{ClientError, SCHEMA, Status};
 use crate::config::duration;
 
 /// Time between two looks: short beside what a service takes to start, and a handful of calls a second.
@@ -63,7 +63,7 @@ pub(super) fn missing(status: &Status, nodes: &[String]) -> Option<String> {
     }
     let lacking = nodes.iter().filter_map(|name| match status.peers.iter().find(|peer| peer.name == *name) {
         None => Some(format!("{name} is not known here")),
-        Some(peer) if matches!(peer.state, PeerState::Up | PeerState::Degraded) => None,
+        Some(peer) if peer.state.answers() => None,
         Some(peer) => Some(format!("the link to {name} is {}", peer.state.name())),
     });
     let lacking: Vec<String> = lacking.collect();
@@ -73,6 +73,7 @@ pub(super) fn missing(status: &Status, nodes: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::PeerState;
     use crate::api::fake::{healthy_status, troubled_status};
 
     #[test]

@@ -3,26 +3,29 @@
 mod alerts;
 mod allow;
 mod forwards;
+mod value;
 
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
     Api, Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
-use super::{PerLink, Probe, Problems, Underlay, Web, Wireguard};
+use super::{Probe, Problems, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
-use super::history::parse_size;
 use super::layers::{Layer, lay_over, shifted};
-use super::{default_listen, directory_of, duration, keys, metrics, nearest, wireguard};
+use super::{default_listen, directory_of, keys, metrics, nearest, wireguard};
+
+use value::{
+    endpoint, flag, found, group, interface_name, interval, keepalive, latency, level, listen_address, mesh_name, mtu,
+    no_socket_address, number, one_of, overlay, per_link, shards, shortened, size, text, text_as, within,
+};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -146,12 +149,7 @@ impl Reader {
         let name = self.required(&section, "name", mesh_name);
         let id = self.required(&section, "id", text_as);
         let overlay = self.required(&section, "overlay", overlay);
-        let authorities = self.list(&section, "authorities", TrustAnchor::MAX_AUTHORITIES, text_as);
-        match &authorities {
-            Some(list) if list.is_empty() => self.complain(&section, "authorities", "the list is empty"),
-            None if section.get("authorities").is_none() => self.missing(&section, "authorities"),
-            _ => {}
-        }
+        let authorities = self.filled(&section, "authorities", TrustAnchor::MAX_AUTHORITIES, text_as);
         let mesh = Mesh { name: name?, id: id?, overlay: overlay?, authorities: authorities? };
         // What makes a mesh is the identity room's to say; what was not said above is said here.
         if !mesh.authorities.is_empty()
@@ -166,11 +164,8 @@ impl Reader {
         let section = self.section(document, "underlay");
         let listen = match section.get("listen").map(|value| value.get_ref()) {
             Some(DeValue::String(_)) => self.optional(&section, "listen", listen_address).map(|one| vec![one]),
-            _ => self.list(&section, "listen", Underlay::LISTEN_LIMIT, listen_address),
+            _ => self.given(&section, "listen", Underlay::LISTEN_LIMIT, listen_address),
         };
-        if listen.as_ref().is_some_and(Vec::is_empty) {
-            self.complain(&section, "listen", "the list is empty");
-        }
         let endpoints = self.list(&section, "endpoints", Underlay::ENDPOINT_LIMIT, endpoint).unwrap_or_default();
         Underlay { listen: listen.unwrap_or_else(|| vec![default_listen()]), endpoints }
     }
@@ -230,14 +225,9 @@ impl Reader {
         for section in self.entries(document, "wireguard", Wireguard::LIMIT) {
             let name = self.required(&section, "name", text_as);
             let public_key = self.required(&section, "public_key", text_as);
-            let addresses = self.list(&section, "addresses", Wireguard::ADDRESS_LIMIT, |value| {
+            let addresses = self.filled(&section, "addresses", Wireguard::ADDRESS_LIMIT, |value| {
                 wireguard::network(text(value)?, anchor.as_ref())
             });
-            match &addresses {
-                Some(list) if list.is_empty() => self.complain(&section, "addresses", "the list is empty"),
-                None if section.get("addresses").is_none() => self.missing(&section, "addresses"),
-                _ => {}
-            }
             let endpoint = self.optional(&section, "endpoint", endpoint);
             let preshared_key_file = self.path(&section, "preshared_key_file");
             let persistent_keepalive = self.optional(&section, "persistent_keepalive", keepalive);
@@ -370,6 +360,35 @@ impl Reader {
         self.optional(section, name, read)
     }
 
+    /// A list without twins that must be there and hold something.
+    fn filled<T: PartialEq>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        limit: usize,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        if section.get(name).is_none() {
+            self.missing(section, name);
+        }
+        self.given(section, name, limit, read)
+    }
+
+    /// A list without twins that holds something where it is there: an empty one could mean nothing as well as everything.
+    fn given<T: PartialEq>(
+        &mut self,
+        section: &Section<'_, '_>,
+        name: &str,
+        limit: usize,
+        read: impl Fn(&Value<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let list = self.list(section, name, limit, read);
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            self.complain(section, name, "the list is empty");
+        }
+        list
+    }
+
     /// A list without twins.
     fn list<T: PartialEq>(
         &mut self,
@@ -446,149 +465,4 @@ fn expected(section: &Section<'_, '_>, name: &str) -> &'static str {
 /// The section another key of that name stands in.
 fn elsewhere(name: &str) -> Option<&'static str> {
     keys::KEYS.iter().find(|key| key.name == name && !key.section.is_empty()).map(|key| key.section)
-}
-
-fn found(value: &Value<'_>) -> String {
-    match value.get_ref() {
-        DeValue::String(text) => format!("found \"{}\"", shortened(text)),
-        DeValue::Integer(number) => format!("found the number {number}"),
-        DeValue::Float(_) => "found a fraction".to_owned(),
-        DeValue::Boolean(_) => "found true or false".to_owned(),
-        DeValue::Datetime(_) => "found a date".to_owned(),
-        DeValue::Array(_) => "found a list".to_owned(),
-        DeValue::Table(_) => "found a section".to_owned(),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= 40 { text.to_owned() } else { text.chars().take(40).chain(['…']).collect() }
-}
-
-fn text<'a>(value: &'a Value<'_>) -> Result<&'a str, String> {
-    value.get_ref().as_str().ok_or_else(|| found(value))
-}
-
-fn text_as<T: FromStr>(value: &Value<'_>) -> Result<T, String>
-where
-    T::Err: std::fmt::Display,
-{
-    // What was expected is said once, by the list of keys.
-    let short = |error: T::Err| error.to_string().split(": expected").next().unwrap_or_default().to_owned();
-    text(value)?.parse().map_err(short)
-}
-
-fn mesh_name(value: &Value<'_>) -> Result<String, String> {
-    text_as::<NodeName>(value).map(|name| name.to_string())
-}
-
-fn overlay(value: &Value<'_>) -> Result<Ipv4Net, String> {
-    let net: Ipv4Net = text(value)?.parse().map_err(|_| found(value))?;
-    if net.prefix_len() < TrustAnchor::WIDEST_V4 {
-        return Err(format!("/{} is too wide", net.prefix_len()));
-    }
-    if net.prefix_len() > TrustAnchor::NARROWEST_V4 {
-        return Err(format!("/{} is too narrow", net.prefix_len()));
-    }
-    if net.trunc() != net {
-        return Err(format!("the range starts at another address; did you mean {}?", net.trunc()));
-    }
-    Ok(net)
-}
-
-fn listen_address(value: &Value<'_>) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text(value)?.parse().map_err(|_| no_socket_address(value, super::DEFAULT_PORT))?;
-    if address.port() == 0 { Err("port 0 means any port, and the others must know it".to_owned()) } else { Ok(address) }
-}
-
-/// An address others send to: not the unspecified one, and no group.
-fn endpoint(value: &Value<'_>) -> Result<SocketAddr, String> {
-    let address = listen_address(value)?;
-    match address.ip() {
-        ip if ip.is_unspecified() => Err(format!("nobody can send to {ip}")),
-        ip if ip.is_multicast() => Err(format!("{ip} is a multicast group")),
-        _ => Ok(address),
-    }
-}
-
-fn no_socket_address(value: &Value<'_>, port: u16) -> String {
-    match text(value) {
-        Ok(text) if text.parse::<std::net::IpAddr>().is_ok() => {
-            let bracketed = if text.contains(':') { format!("[{text}]") } else { text.to_owned() };
-            format!("the port is missing; did you mean {bracketed}:{port}?")
-        }
-        Ok(text) if text.chars().any(char::is_alphabetic) && !text.contains("::") => {
-            format!("{}; names are not looked up", found(value))
-        }
-        _ => found(value),
-    }
-}
-
-fn interface_name(value: &Value<'_>) -> Result<String, String> {
-    let name = text(value)?;
-    let fits = |c: char| c.is_ascii_graphic() && !"/:%".contains(c);
-    let good = (1..=15).contains(&name.len()) && name.chars().all(fits) && name != "." && name != "..";
-    if good { Ok(name.to_owned()) } else { Err(found(value)) }
-}
-
-fn mtu(value: &Value<'_>) -> Result<u16, String> {
-    let number = value.get_ref().as_integer().ok_or_else(|| found(value))?;
-    let parsed = u16::from_str_radix(number.as_str(), number.radix()).ok();
-    parsed.filter(|mtu| (1280..=9000).contains(mtu)).ok_or_else(|| found(value))
-}
-
-fn interval(value: &Value<'_>) -> Result<Duration, String> {
-    let parsed = duration::parse(text(value)?)?;
-    let fits = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&parsed);
-    if fits { Ok(parsed) } else { Err(found(value)) }
-}
-
-/// Whole seconds: stock configurations have no finer unit.
-fn keepalive(value: &Value<'_>) -> Result<Duration, String> {
-    let parsed = duration::parse(text(value)?)?;
-    let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&parsed);
-    if fits && parsed.subsec_nanos() == 0 { Ok(parsed) } else { Err(found(value)) }
-}
-
-fn flag(value: &Value<'_>) -> Result<bool, String> {
-    value.get_ref().as_bool().ok_or_else(|| found(value))
-}
-
-fn group(value: &Value<'_>) -> Result<String, String> {
-    let name = text(value)?;
-    if Api::is_group(name) { Ok(name.to_owned()) } else { Err(found(value)) }
-}
-
-fn size(value: &Value<'_>) -> Result<u64, String> {
-    parse_size(text(value)?)
-}
-
-fn latency(value: &Value<'_>) -> Result<Latency, String> {
-    one_of(value, Latency::ALL, Latency::name)
-}
-
-fn per_link(value: &Value<'_>) -> Result<PerLink, String> {
-    one_of(value, PerLink::ALL, PerLink::name)
-}
-
-fn shards(value: &Value<'_>) -> Result<u8, String> {
-    let number = value.get_ref().as_integer().ok_or_else(|| found(value))?;
-    let parsed = u8::from_str_radix(number.as_str(), number.radix()).ok();
-    parsed.filter(|shards| (1..=DataplaneSettings::MOST_SHARDS).contains(shards)).ok_or_else(|| found(value))
-}
-
-fn level(value: &Value<'_>) -> Result<Level, String> {
-    one_of(value, Level::ALL, Level::name)
-}
-
-/// One of a few names, with a guess at which was meant.
-fn one_of<T: Copy, const N: usize>(
-    value: &Value<'_>,
-    all: [T; N],
-    name_of: impl Fn(T) -> &'static str,
-) -> Result<T, String> {
-    let name = text(value)?;
-    all.into_iter().find(|one| name_of(*one) == name).ok_or_else(|| match nearest(name, all.map(&name_of)) {
-        Some(near) => format!("found \"{}\"; did you mean \"{near}\"?", shortened(name)),
-        None => found(value),
-    })
 }

@@ -223,8 +223,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&node) {
             let was_reachable = peer.contact.is_reachable();
             peer.contact.set_announced(&endpoints);
-            let (announced, configured) = peer.contact.told();
-            peer.paths.set(announced, configured, &self.settings.addresses, now);
+            peer.renew_paths(&self.settings.addresses, now);
             if !peer.contact.has_session() && (!was_reachable || peer.contact.poll_timeout().is_none()) {
                 peer.contact.start(now + delay);
             }
@@ -297,8 +296,7 @@ impl Engine {
                 // Known already: the configured endpoint is one more place to look.
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.contact.add_configured(named.endpoint);
-                    let (announced, configured) = peer.contact.told();
-                    peer.paths.set(announced, configured, &self.settings.addresses, now);
+                    peer.renew_paths(&self.settings.addresses, now);
                     self.arm_contact(node);
                     self.arm_paths(node);
                 }

@@ -7,7 +7,7 @@ use super::Engine;
 use super::link::Peer;
 use super::measurement::Measurement;
 use super::output::{Event, Output, PeerChange};
-use super::path::{Condition, LOSS_WEIGHT, Look, Path, PathView, Reason};
+use super::path::{Condition, LOSS_WEIGHT, Look, Path, PathView, Reason, sources};
 use super::probe::LinkState;
 use super::timer::TimerName;
 use crate::identity::NodeId;
@@ -18,6 +18,12 @@ use crate::wire::probe::{CHALLENGE, Probe, ProbeReply, ProbeRequest};
 impl Peer {
     fn condition(&self) -> Condition {
         Condition { silent_since: self.silent_since, rtt: self.prober.smoothed_rtt(), loss: self.loss }
+    }
+
+    /// Has the paths be those from the host's addresses to the endpoints that are known now.
+    pub(super) fn renew_paths(&mut self, addresses: &[IpAddr], now: Instant) {
+        let (announced, configured) = self.contact.told();
+        self.paths.set(announced, configured, addresses, now);
     }
 }
 
@@ -51,8 +57,7 @@ impl Engine {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            let (announced, configured) = peer.contact.told();
-            peer.paths.set(announced, configured, &self.settings.addresses, now);
+            peer.renew_paths(&self.settings.addresses, now);
             let gone = |local: IpAddr| !self.settings.addresses.contains(&local);
             if let Some(path) = peer.paths.current().filter(|path| path.local.is_some_and(gone)) {
                 // From an address that is gone nothing can be sent; the kernel knows another or none.
@@ -195,8 +200,7 @@ pub struct PathsView {
 impl super::Settings {
     /// The path as it is told from others here: our own address is part of it where there is a choice.
     pub(super) fn canonical(&self, path: Path) -> Path {
-        let family = |address: &&IpAddr| address.is_ipv4() == path.remote.ip().to_canonical().is_ipv4();
-        let choice = self.addresses.iter().filter(family).count() > 1;
+        let choice = sources(path.remote, &self.addresses).len() > 1;
         Path { remote: path.remote, local: path.local.filter(|_| choice) }
     }
 }

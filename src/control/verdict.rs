@@ -122,6 +122,9 @@ impl Engine {
 
     /// Asks a few peers about a silent one, unless it is this node that nobody hears; and again as long as it is silent.
     fn ask_about(&mut self, node: NodeId, now: Instant) {
+        if self.verdicts.isolated {
+            return self.timers.set(TimerName::Verdict(node), now + REPEAT);
+        }
         let up = |(other, peer): (&NodeId, &super::Peer)| {
             (*other != node && peer.prober.state() == LinkState::Up).then_some(*other)
         };
@@ -132,9 +135,8 @@ impl Engine {
             others.swap(place, other);
         }
         others.truncate(chosen);
-        if others.is_empty() || self.verdicts.isolated {
-            self.timers.set(TimerName::Verdict(node), now + REPEAT);
-            return;
+        if others.is_empty() {
+            return self.timers.set(TimerName::Verdict(node), now + REPEAT);
         }
         for other in &others {
             self.send(*other, &ControlMessage::Question(Question { node: id_bytes(node) }));

@@ -135,23 +135,7 @@ impl Links {
         let options = TunnelOptions { mtu: usize::from(self.mtu), keep_up: false, ..TunnelOptions::default() };
         let tunnel = self.host.add(*key.as_bytes(), options)?;
         let peer = Peer::new(node, tunnel, self.mtu);
-        let (statistics, counters, outage) = (LinkStatistics::new(), LinkCounters::default(), Outage::default());
-        self.insert(
-            node,
-            Link {
-                key,
-                address,
-                peer,
-                statistics,
-                counters,
-                outage,
-                sized: false,
-                verdict: None,
-                stock: None,
-                seen: None,
-                tick_at: now,
-            },
-        );
+        self.insert(node, Link::new(key, address, peer, None, now));
         if let Some(endpoint) = endpoint {
             self.set_endpoint(node, endpoint);
         }
@@ -178,25 +162,7 @@ impl Links {
             Some(link) => link.stock = Some(stock),
             None => {
                 let peer = Peer::new_stock(node, tunnel, self.mtu);
-                let (statistics, counters, outage) =
-                    (LinkStatistics::new(), LinkCounters::default(), Outage::default());
-                let (address, stock) = (Ipv6Addr::UNSPECIFIED, Some(stock));
-                self.insert(
-                    node,
-                    Link {
-                        key,
-                        address,
-                        peer,
-                        statistics,
-                        counters,
-                        outage,
-                        sized: false,
-                        verdict: None,
-                        stock,
-                        seen: None,
-                        tick_at: now,
-                    },
-                );
+                self.insert(node, Link::new(key, Ipv6Addr::UNSPECIFIED, peer, Some(stock), now));
             }
         }
         if let Some(endpoint) = place {
@@ -337,6 +303,22 @@ impl Links {
 }
 
 impl Link {
+    fn new(key: WireguardKey, address: Ipv6Addr, peer: Arc<Peer>, stock: Option<Stock>, now: Instant) -> Link {
+        Link {
+            key,
+            address,
+            peer,
+            statistics: LinkStatistics::new(),
+            counters: LinkCounters::default(),
+            outage: Outage::default(),
+            sized: false,
+            verdict: None,
+            stock,
+            seen: None,
+            tick_at: now,
+        }
+    }
+
     fn path_to(&self, endpoint: SocketAddr) -> Path {
         let local = self.seen.filter(|(source, _)| *source == endpoint).map(|(_, local)| local);
         Path { remote: endpoint, local }

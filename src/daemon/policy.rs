@@ -10,6 +10,7 @@ use crate::api::{
 };
 use crate::config::{Config, Service};
 use crate::control::routing::{Claim, RouteEntry, Routing};
+use crate::dataplane::Owner;
 use crate::identity::NodeId;
 use crate::platform::{clock, tcp_sockets};
 use crate::policy::{Connections, Flow, ICMP, ICMPV6, Ledger, Policy, Subject, TCP, UDP};
@@ -99,12 +100,11 @@ impl Driver {
         let (now, wall) = (clock::now(), clock::wall());
         let ledger = self.links.rules.ledger.as_deref();
         let let_in = ledger.map(Ledger::let_in).unwrap_or_default();
-        let texts = |list: &[_]| list.iter().map(ToString::to_string).collect();
         let rules = (1..).zip(self.config.allow.iter().zip(let_in)).map(|(number, (rule, let_in))| PolicyRule {
             number,
             from: texts(&rule.from),
             to: texts(&rule.to),
-            ports: rule.ports.iter().map(ToString::to_string).collect(),
+            ports: texts(&rule.ports),
             let_in,
         });
         let denied = ledger.map(Ledger::denials).unwrap_or_default().into_iter().map(|denial| PolicyDenial {
@@ -182,13 +182,11 @@ impl Driver {
 
     /// Whether what goes to an address is judged by this node.
     fn is_behind_here(&self, address: IpAddr) -> bool {
-        let (routing, own) = (self.engine.routing(), self.engine.node());
-        let owner = routing.entries.iter().filter(|entry| entry.network.contains(&address));
-        owner.max_by_key(|entry| entry.network.prefix_len()).is_some_and(|entry| entry.node == own)
-            || self
-                .links
-                .stocks()
-                .any(|(_, _, stock)| stock.declared.addresses.iter().any(|net| net.contains(&address)))
+        match self.links.table().load().owner_of(address) {
+            Owner::Local => true,
+            Owner::Peer(_, peer) => peer.is_stock(),
+            Owner::Nobody => false,
+        }
     }
 }
 
@@ -212,11 +210,17 @@ fn begin(rules: usize, now: Instant) -> Arc<Ledger> {
     Arc::new(ledger)
 }
 
+/// What a flow is for, as a rule would name it.
 fn service(flow: &Flow) -> String {
+    let port = flow.destination_port;
     match flow.protocol {
-        TCP => format!("tcp/{}", flow.destination_port),
-        UDP => format!("udp/{}", flow.destination_port),
-        _ if flow.is_icmp() => "icmp".into(),
+        TCP => Service::Tcp(port, port).to_string(),
+        UDP => Service::Udp(port, port).to_string(),
+        _ if flow.is_icmp() => Service::Icmp.to_string(),
         other => format!("protocol {other}"),
     }
+}
+
+fn texts(list: &[impl ToString]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }

@@ -24,11 +24,7 @@ pub(super) fn endpoints(config: &Config, bound: SocketAddr, interface: &str) -> 
     if !bound.ip().is_unspecified() {
         return vec![bound];
     }
-    interfaces::addresses(interface)
-        .into_iter()
-        .filter(|address| address.is_ipv4() || bound.is_ipv6())
-        .map(|address| SocketAddr::new(address, bound.port()))
-        .collect()
+    addresses(bound, interface).into_iter().map(|address| SocketAddr::new(address, bound.port())).collect()
 }
 
 /// The addresses from which datagrams can leave: the one we listen on, else all of this host's own.

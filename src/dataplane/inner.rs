@@ -3,11 +3,8 @@
 use crate::wire::DropReason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IP protocol numbers (IANA) the data plane knows.
-pub const UDP: u8 = 17;
-pub(super) const TCP: u8 = 6;
-pub(super) const ICMP: u8 = 1;
-pub(super) const ICMPV6: u8 = 58;
+pub use crate::policy::UDP;
+pub(super) use crate::policy::{ICMP, ICMPV6, TCP};
 
 /// Extension headers walked before a packet counts as hiding something; senders of real traffic use at most three.
 const MAX_EXTENSIONS: usize = 8;

@@ -5,6 +5,7 @@
 
 use super::inner::{InnerPacket, TCP};
 use super::offload::checksum::Sum;
+use crate::policy::Flags;
 use std::net::IpAddr;
 
 /// Bytes of a TCP header without options, and where its fields lie (RFC 9293 §3.1).
@@ -13,7 +14,7 @@ const OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const CHECKSUM: usize = 16;
 
-const SYN: u8 = 0x02;
+const SYN: u8 = Flags::SYN;
 
 /// Options: the end of the list, one byte of nothing, and the maximum segment size with its length.
 const END: u8 = 0;

@@ -1,7 +1,6 @@
 //! The ends of a packet, as rules and connections name them.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::config::Service;
 
@@ -59,18 +58,6 @@ impl Flow {
     /// Tells whether it is ICMP of its addresses' family.
     pub const fn is_icmp(&self) -> bool {
         self.protocol == if self.source.is_ipv4() { ICMP } else { ICMPV6 }
-    }
-}
-
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (source, destination) = (self.source, SocketAddr::new(self.destination, self.destination_port));
-        match self.protocol {
-            TCP => write!(f, "{source} to {destination}, tcp"),
-            UDP => write!(f, "{source} to {destination}, udp"),
-            _ if self.is_icmp() => write!(f, "{source} to {}, icmp", self.destination),
-            other => write!(f, "{source} to {}, protocol {other}", self.destination),
-        }
     }
 }
 

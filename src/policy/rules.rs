@@ -243,7 +243,7 @@ mod tests {
             let policy = policy(&rules, &subjects);
             for flow in flows {
                 let expected = reference(&rules, &subjects, &flow);
-                prop_assert_eq!(policy.rule_for(&flow), expected, "{}", flow);
+                prop_assert_eq!(policy.rule_for(&flow), expected, "{:?}", flow);
                 let verdict = expected.map_or(Verdict::Refused, Verdict::Rule);
                 prop_assert_eq!(policy.judge(&flow, Flags(Flags::SYN), now), verdict);
             }

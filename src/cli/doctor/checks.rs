@@ -2,7 +2,7 @@
 
 use super::facts::{Daemon, Facts};
 use super::{Finding, Outcome};
-use crate::api::{PeerState, Status};
+use crate::api::Status;
 use crate::cli::quantity;
 use crate::config::Config;
 
@@ -167,8 +167,7 @@ fn first_line(text: &str) -> String {
 
 /// From inside a host only the answers of others show whether its port is open.
 fn port(status: &Status) -> Finding {
-    let answers = |state: PeerState| matches!(state, PeerState::Up | PeerState::Degraded);
-    let up = status.peers.iter().filter(|peer| answers(peer.state)).count();
+    let up = status.peers.iter().filter(|peer| peer.state.answers()).count();
     let port = status.node.listen.first().map_or(0, std::net::SocketAddr::port);
     match status.peers.len() {
         0 => finding(Outcome::Unknown, "port", format!("UDP {port}: no other node is known that could try it"), ""),
@@ -236,6 +235,7 @@ fn reverse_path(facts: &Facts) -> Finding {
 mod tests {
     use super::super::facts::FileTrouble;
     use super::*;
+    use crate::api::PeerState;
     use crate::api::fake::{healthy_status, troubled_status};
 
     fn facts(status: Status) -> Facts {

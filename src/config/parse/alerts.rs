@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::{Reader, Section, Value, found, one_of, shortened, text, text_as};
+use super::{Reader, Section, Value, one_of, shortened, text, text_as, within};
 use crate::config::alert::{Alert, Condition, Severity, Share};
+use crate::config::nearest;
 use crate::config::receiver::{self, HttpReceiver, Receiver, ReceiverKind};
-use crate::config::{duration, nearest};
 use crate::identity::NodeName;
 
 impl Reader {
@@ -20,8 +20,8 @@ impl Reader {
             }
             let kind = self.receiver_kind(&section);
             let timeout =
-                self.optional(&section, "timeout", |value| within(value, (1, 60))).unwrap_or(Receiver::TIMEOUT);
-            let repeat = self.optional(&section, "repeat", |value| within(value, (60, 7 * 86_400)));
+                self.optional(&section, "timeout", |value| seconds(value, (1, 60))).unwrap_or(Receiver::TIMEOUT);
+            let repeat = self.optional(&section, "repeat", |value| seconds(value, (60, 7 * 86_400)));
             let repeat = repeat.unwrap_or(Receiver::REPEAT);
             if let (Some(name), Some(kind)) = (name, kind) {
                 list.push(Receiver { name, kind, timeout, repeat });
@@ -71,7 +71,7 @@ impl Reader {
             let condition = self.condition(&section);
             let peers =
                 self.list(&section, "peers", Alert::PEER_LIMIT, |value| text(value)?.parse()).unwrap_or_default();
-            let lasting = self.optional(&section, "for", |value| within(value, (0, 86_400)));
+            let lasting = self.optional(&section, "for", |value| seconds(value, (0, 86_400)));
             let severity = self.optional(&section, "severity", |value| one_of(value, Severity::ALL, Severity::name));
             let told = self.list(&section, "receivers", Receiver::LIMIT, |value| {
                 let name = text(value)?;
@@ -114,8 +114,6 @@ impl Reader {
 }
 
 /// A duration between two numbers of seconds.
-fn within(value: &Value<'_>, (least, most): (u64, u64)) -> Result<Duration, String> {
-    let parsed = duration::parse(text(value)?)?;
-    let fits = (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&parsed);
-    if fits { Ok(parsed) } else { Err(found(value)) }
+fn seconds(value: &Value<'_>, (least, most): (u64, u64)) -> Result<Duration, String> {
+    within(value, Duration::from_secs(least)..=Duration::from_secs(most))
 }
