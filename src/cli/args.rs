@@ -115,7 +115,7 @@ pub enum Command {
     /// Renews this node's certificate now.
     #[command(after_help = "Example:\n  meshctl renew")]
     Renew,
-    /// Restarts the daemon without losing a connection: after an upgrade, or a change that needs it.
+    /// Restarts the daemon in its process, device and port left open: after an upgrade, or a change that needs it.
     Restart(super::restart::RestartArgs),
     /// Shows this node's links, trouble first.
     Status(StatusArgs),

@@ -19,8 +19,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 #[command(
     after_help = "Examples:\n  meshctl restart               after an upgrade, or a change that needs a restart\n  \
                         meshctl restart --timeout 2m  and wait longer for the links\n\n\
-                        Device, addresses, routes and port stay, and so do all connections through the mesh. What will \
-                        run is checked first;\nwhere it refuses, nothing is touched. Ends when every link that was up \
+                        Device, addresses, routes and port stay, and TCP connections through the mesh go on; those of \
+                        forwards end. What will\nrun is checked first; where it refuses, nothing is touched. Ends when every link that was up \
                         is up again."
 )]
 pub struct RestartArgs {

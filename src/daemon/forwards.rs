@@ -14,7 +14,7 @@ use crate::api::{
     Switched, TargetHealth, Timestamp,
 };
 use crate::config::{self, Config, Target, nearest};
-use crate::forward::{Connection, Forward, Health, Picture, Service, ServiceError, SwitchError};
+use crate::forward::{Connection, Forward, Health, Picture, Service, ServiceError, Standing, SwitchError};
 use crate::identity::NodeName;
 use crate::platform::clock;
 use crate::telemetry::EventKind;
@@ -25,12 +25,23 @@ pub(super) struct Forwards {
     /// Without a forward there is no thread.
     service: Option<Service>,
     switches: BTreeMap<NodeName, Switch>,
+    /// Why there are none although the configuration has some.
+    failure: Option<String>,
 }
 
 impl Forwards {
     /// Takes what was switched before the daemon started.
     pub(super) fn new(switches: BTreeMap<NodeName, Switch>) -> Self {
-        Forwards { service: None, switches }
+        Forwards { service: None, switches, failure: None }
+    }
+
+    /// Makes the forwards of a daemon that starts. Where one of them cannot be had, there is none until a reload, and the
+    /// status says so: a mesh must not stand still because something took a port.
+    pub(super) fn start(&mut self, config: &Config) {
+        if let Err(error) = self.apply(config) {
+            tracing::error!("no forward is there until it is mended and the configuration read again: {error}");
+            self.failure = Some(error.to_string());
+        }
     }
 
     /// Makes the forwards those of a configuration; what was switched by hand stays so, as long as it is a target.
@@ -50,6 +61,7 @@ impl Forwards {
                 tracing::warn!(forward = %name, "it was switched by hand, but {problem} any more");
             }
         }
+        self.failure = None;
         Ok(())
     }
 
@@ -71,18 +83,25 @@ impl Forwards {
     /// What is wrong with forwards, or other than in the configuration: whether it needs doing, what it is, and what to do.
     pub(super) fn problems(&self) -> Vec<(bool, String, String)> {
         let mut problems = Vec::new();
-        for forward in self.statuses() {
-            let name = &forward.name;
-            let used = forward.targets.iter().find(|target| target.in_use);
-            if let Some(used) = used.filter(|used| used.health == TargetHealth::Down) {
-                let why = used.failure.as_deref().unwrap_or("it does not answer");
+        if let Some(failure) = &self.failure {
+            problems.push((
+                true,
+                failure.clone(),
+                "no forward is there until it is mended: systemctl reload meshd".into(),
+            ));
+        }
+        for (name, forward) in self.service.iter().flat_map(Service::iter) {
+            let Standing { settings, choice, health, failure } = forward.standing();
+            let (Some(used), Some(first)) = (settings.targets.get(choice.target), settings.targets.first()) else {
+                continue;
+            };
+            if health == Health::Down {
+                let why = failure.as_deref().unwrap_or("it does not answer");
                 let advice = format!("see to it, or: meshctl forward switch {name} --to TARGET");
-                problems.push((true, format!("forward {name}: {} takes no connections: {why}", used.target), advice));
-            } else if forward.differs {
-                let first = forward.targets.first().map_or("", |first| first.target.as_str());
-                let how = if forward.pinned { "was switched" } else { "moved" };
-                let message =
-                    format!("forward {name} {how} to {}, the configuration has {first} first", forward.target);
+                problems.push((true, format!("forward {name}: {used} takes no connections: {why}"), advice));
+            } else if choice.target != 0 {
+                let how = if choice.pinned { "was switched" } else { "moved" };
+                let message = format!("forward {name} {how} to {used}, the configuration has {first} first");
                 let advice = format!(
                     "if it is to stay so, put it first there; else: meshctl forward switch {name} --to {first}"
                 );
@@ -263,5 +282,30 @@ fn connection_of(connection: &Connection) -> ForwardConnection {
         idle_seconds: connection.idle.as_secs(),
         to_target_bytes: connection.to_target,
         to_client_bytes: connection.to_client,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::path::Path;
+
+    #[test]
+    fn a_port_that_is_taken_is_a_problem_and_no_end() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let minimal = include_str!("../../fuzz/corpus/config/minimal");
+        let text =
+            format!("{minimal}[[forward]]\nname = \"orders\"\nlisten = [\"{address}\"]\ntargets = [\"db1:3306\"]\n");
+        let config = Config::parse(&text, Path::new("/srv/mesh/meshd.toml")).unwrap();
+        let mut forwards = Forwards::new(BTreeMap::new());
+        forwards.start(&config);
+        let [(true, message, _)] = &forwards.problems()[..] else { panic!("one problem: {:?}", forwards.problems()) };
+        assert!(message.contains(&format!("[[forward]] orders: cannot listen on {address}")), "{message}");
+        drop(taken);
+        forwards.apply(&config).unwrap();
+        assert_eq!(forwards.problems(), []);
+        TcpStream::connect(address).unwrap();
     }
 }

@@ -85,9 +85,6 @@ pub enum StartError {
     /// The device went while the daemon ran.
     #[error("the device {0} was deleted by somebody else; start meshd again")]
     DeviceGone(String),
-    /// The forwards cannot be as they are configured.
-    #[error(transparent)]
-    Forwards(#[from] crate::forward::ServiceError),
     /// The data threads did not start.
     #[error(transparent)]
     Threads(#[from] dataplane::StartError),
@@ -293,7 +290,7 @@ async fn serve(
     driver.start_alerts();
     driver.pages = Some(pages);
     driver.forwards = Forwards::new(found.switches);
-    driver.forwards.apply(&driver.config)?;
+    driver.forwards.start(&driver.config);
     driver.name_targets();
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(backend, async {

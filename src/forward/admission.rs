@@ -77,6 +77,19 @@ struct Open {
     moved: Arc<Moved>,
 }
 
+/// Whether a forward does what it should; cheap beside its [`Picture`], however many connections there are.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its settings.
+    pub settings: Arc<config::Forward>,
+    /// What is in use.
+    pub choice: Choice,
+    /// How the target in use is.
+    pub health: Health,
+    /// Why the last connection to it or look at it failed; `None` where it did not.
+    pub failure: Option<String>,
+}
+
 /// A forward at one moment.
 #[derive(Clone, Debug)]
 pub struct Picture {
@@ -285,6 +298,19 @@ impl Forward {
                 return;
             }
             ended.await;
+        }
+    }
+
+    /// Whether it does what it should.
+    pub fn standing(&self) -> Standing {
+        let state = self.state();
+        let choice = state.selection.choice();
+        let counters = state.used().and_then(|target| state.counters.get(&target));
+        Standing {
+            settings: Arc::clone(&state.settings),
+            choice,
+            health: state.selection.health(choice.target),
+            failure: counters.and_then(|counters| counters.failure.clone()),
         }
     }
 

@@ -11,6 +11,6 @@ mod relay;
 pub mod selection;
 mod service;
 
-pub use admission::{Connection, Forward, Picture, SwitchError, TargetPicture};
+pub use admission::{Connection, Forward, Picture, Standing, SwitchError, TargetPicture};
 pub use selection::{Choice, Health, Selection};
 pub use service::{Service, ServiceError};

@@ -2,7 +2,7 @@
 
 use super::facts::{Daemon, Facts};
 use super::{Finding, Outcome};
-use crate::api::Status;
+use crate::api::{Gravity, Status};
 use crate::cli::quantity;
 use crate::config::Config;
 
@@ -23,12 +23,10 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     found.push(daemon(facts));
     if let Daemon::Up(status) = &facts.daemon {
         found.extend([port(status), path_mtu(status), forwarding(facts, status)]);
-        found.extend(
-            status
-                .problems
-                .iter()
-                .map(|problem| finding(Outcome::Trouble, "status", problem.message.clone(), &problem.advice)),
-        );
+        found.extend(status.problems.iter().map(|problem| {
+            let outcome = if problem.gravity == Gravity::Notice { Outcome::Notice } else { Outcome::Trouble };
+            finding(outcome, "status", problem.message.clone(), &problem.advice)
+        }));
     }
     found.push(reverse_path(facts));
     found
