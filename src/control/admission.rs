@@ -455,11 +455,10 @@ mod tests {
         };
         let named = |other: u8| BootstrapPeer { key: keys(other).public().wireguard, endpoint: address(other) };
         let settings = Settings {
-            probe_interval: Duration::from_secs(1),
             endpoints: vec![address(number)],
             addresses: vec![address(number).ip()],
-            mtu: 1_420,
             bootstrap: bootstrap.into_iter().map(named).collect(),
+            ..Settings::bare()
         };
         Engine::new(own, settings, None, [number; 32], Instant::ZERO, NOW)
     }

@@ -317,15 +317,8 @@ mod tests {
             authority: None,
             invites: InviteBook::default(),
         };
-        let settings = Settings {
-            probe_interval: Duration::from_secs(1),
-            endpoints: vec![],
-            addresses: vec![],
-            mtu: 1_420,
-            bootstrap: vec![],
-        };
         let now = Instant::ZERO;
-        let mut engine = Engine::new(own, settings, None, [9; 32], now, NOW);
+        let mut engine = Engine::new(own, Settings::bare(), None, [9; 32], now, NOW);
         for number in 2..60 {
             let admission = Admission { prefixes: vec![], ..admission(number) };
             let signed = authority().issue(&admission, &keys(number).public(), &Term::offline(NOW)).unwrap();

@@ -137,6 +137,15 @@ pub struct Settings {
     pub bootstrap: Vec<BootstrapPeer>,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Those of a node that tests drive by hand: it announces nothing and knows nobody.
+    pub(crate) fn bare() -> Settings {
+        let probe_interval = Duration::from_secs(1);
+        Settings { probe_interval, endpoints: vec![], addresses: vec![], mtu: 1_420, bootstrap: vec![] }
+    }
+}
+
 /// A member that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootstrapPeer {

@@ -145,14 +145,7 @@ mod tests {
         let anchor = authority().anchor().clone();
         let (keys, invites) = (keys(number), InviteBook::default());
         let own = OwnNode { keys, certificate, anchor, authority: None, invites };
-        let settings = Settings {
-            probe_interval: Duration::from_secs(1),
-            endpoints: vec![],
-            addresses: vec![],
-            mtu: 1_420,
-            bootstrap: vec![],
-        };
-        Engine::new(own, settings, snapshot, [9; 32], Instant::ZERO, NOW)
+        Engine::new(own, Settings::bare(), snapshot, [9; 32], Instant::ZERO, NOW)
     }
 
     /// The certificate of node `number` that node 1 issued for the authority.
