@@ -30,14 +30,18 @@ impl Context {
     /// would put it, so that a reader who may not see the configuration can still see the status.
     ///
     /// # Errors
-    /// The configuration is invalid.
+    /// The configuration is invalid, and there is no socket where it says.
     pub fn client(&self) -> Result<Client, Failure> {
         if let Some(socket) = &self.socket {
             return Ok(Client::new(socket));
         }
         match read_config(&self.config) {
             Ok(config) => Ok(Client::new(config.files.socket)),
-            Err(failure) if failure.problems.is_some() => Err(failure),
+            // A daemon that refused a changed configuration goes on with the one before: it is asked all the same.
+            Err(failure) if failure.problems.is_some() => match config_files::socket(&self.config) {
+                Ok(socket) if socket.exists() => Ok(Client::new(socket)),
+                _ => Err(failure),
+            },
             Err(_) => Ok(Client::new(Files::beside(&self.config).socket)),
         }
     }
@@ -96,5 +100,18 @@ mod tests {
         std::fs::write(&config, "nod = 1").unwrap();
         assert_eq!(context(&config, None).client().unwrap_err().exit, Exit::InvalidConfig);
         assert_eq!(context(&config, Some(Path::new("/x"))).client().unwrap().socket(), Path::new("/x"));
+    }
+
+    #[test]
+    fn a_running_daemon_is_found_however_wrong_its_configuration_is_by_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, socket) = (directory.path().join("meshd.toml"), directory.path().join("other.sock"));
+        for wrong in ["[files]\nsocket = \"other.sock\"\nsockett = 1\n", "[files]\nsocket = \"other.sock\"\n[mesh\n"] {
+            std::fs::write(&config, wrong).unwrap();
+            assert_eq!(context(&config, None).client().unwrap_err().exit, Exit::InvalidConfig);
+            std::fs::write(&socket, "").unwrap();
+            assert_eq!(context(&config, None).client().unwrap().socket(), socket);
+            std::fs::remove_file(&socket).unwrap();
+        }
     }
 }

@@ -348,6 +348,12 @@ impl Config {
         parse::parse(layers)
     }
 
+    /// Returns where the files of a configuration are, however much else is wrong with it: a daemon that goes on with
+    /// what it had must be found also then. What the text does not say, or says wrongly, is at its default.
+    pub fn files_of(layers: &[Layer<'_>]) -> Files {
+        parse::files(layers)
+    }
+
     /// Returns a configuration with every optional key at its default.
     pub fn new(node: NodeName, mesh: Mesh, path: &Path) -> Config {
         Config {

@@ -34,27 +34,9 @@ type Value<'i> = Spanned<DeValue<'i>>;
 const SIZE_LIMIT: usize = 256 * 1024;
 
 pub(super) fn parse(layers: &[Layer<'_>]) -> Result<Config, Problems> {
-    let path = layers.first().map_or(Path::new(""), |main| main.path);
-    let mut reader = Reader { problems: Problems::new(layers), directory: directory_of(path) };
-    let bytes: usize = layers.iter().map(|layer| layer.text.len()).sum();
-    if bytes > SIZE_LIMIT || layers.len() > Layer::LIMIT {
-        let limits = "at most 262144 bytes in 64 files";
-        reader.problems.add(0..0, "", format!("the configuration has {bytes} bytes in {} files", layers.len()), limits);
-        return Err(reader.problems);
-    }
-    let mut document = DeTable::new();
-    for (number, layer) in layers.iter().enumerate() {
-        let (table, errors) = DeTable::parse_recoverable(layer.text);
-        let start = reader.problems.start_of(number);
-        for error in &errors {
-            let span = error.span().unwrap_or(0..0);
-            let message = error.message().lines().next().unwrap_or("invalid TOML");
-            reader.problems.add(start + span.start..start + span.end, "", message, "");
-        }
-        lay_over(&mut document, shifted(table.into_inner(), start));
-    }
+    let (mut reader, document) = document(layers);
     let is_toml = reader.problems.is_empty();
-    let config = reader.config(&document, path);
+    let config = reader.config(&document, main_path(layers));
     // Where the text is no TOML, keys may be missing only because of that: the syntax is what must be mended first.
     if !is_toml {
         reader.problems.keep_syntax();
@@ -66,6 +48,39 @@ pub(super) fn parse(layers: &[Layer<'_>]) -> Result<Config, Problems> {
         Some(config) if reader.problems.is_empty() => Ok(config),
         _ => Err(reader.problems),
     }
+}
+
+/// Where the files are; what the text says wrongly, or not at all, is where it is by default.
+pub(super) fn files(layers: &[Layer<'_>]) -> Files {
+    let (mut reader, document) = document(layers);
+    reader.files(&document, main_path(layers))
+}
+
+fn main_path<'a>(layers: &[Layer<'a>]) -> &'a Path {
+    layers.first().map_or(Path::new(""), |main| main.path)
+}
+
+/// Reads what is TOML of all layers, one laid over the other; the reader holds what is none.
+fn document<'a>(layers: &[Layer<'a>]) -> (Reader, DeTable<'a>) {
+    let mut reader = Reader { problems: Problems::new(layers), directory: directory_of(main_path(layers)) };
+    let mut document = DeTable::new();
+    let bytes: usize = layers.iter().map(|layer| layer.text.len()).sum();
+    if bytes > SIZE_LIMIT || layers.len() > Layer::LIMIT {
+        let limits = "at most 262144 bytes in 64 files";
+        reader.problems.add(0..0, "", format!("the configuration has {bytes} bytes in {} files", layers.len()), limits);
+        return (reader, document);
+    }
+    for (number, layer) in layers.iter().enumerate() {
+        let (table, errors) = DeTable::parse_recoverable(layer.text);
+        let start = reader.problems.start_of(number);
+        for error in &errors {
+            let span = error.span().unwrap_or(0..0);
+            let message = error.message().lines().next().unwrap_or("invalid TOML");
+            reader.problems.add(start + span.start..start + span.end, "", message, "");
+        }
+        lay_over(&mut document, shifted(table.into_inner(), start));
+    }
+    (reader, document)
 }
 
 struct Reader {

@@ -55,6 +55,18 @@ pub fn paths(config: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// # Errors
 /// A file cannot be read, or the whole is invalid: then with every problem.
 pub fn read(config: &Path) -> Result<Config, ConfigError> {
+    Config::parse_layers(&layers(&texts(config)?)).map_err(ConfigError::Invalid)
+}
+
+/// Finds the socket of the daemon that a configuration is for, however much else is wrong with it.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn socket(config: &Path) -> Result<PathBuf, ConfigError> {
+    Ok(Config::files_of(&layers(&texts(config)?)).socket)
+}
+
+fn texts(config: &Path) -> Result<Vec<(PathBuf, String)>, ConfigError> {
     let mut texts = Vec::new();
     for path in paths(config)? {
         // A file may be a link, as into a store of generations; what it leads to must still be a regular file.
@@ -62,8 +74,11 @@ pub fn read(config: &Path) -> Result<Config, ConfigError> {
         let text = String::from_utf8(bytes).map_err(|_| ConfigError::NotText(path.clone()))?;
         texts.push((path, text));
     }
-    let layers: Vec<Layer<'_>> = texts.iter().map(|(path, text)| Layer { path, text }).collect();
-    Config::parse_layers(&layers).map_err(ConfigError::Invalid)
+    Ok(texts)
+}
+
+fn layers(texts: &[(PathBuf, String)]) -> Vec<Layer<'_>> {
+    texts.iter().map(|(path, text)| Layer { path, text }).collect()
 }
 
 #[cfg(test)]
