@@ -98,7 +98,7 @@ fn table(events: &[EventItem]) -> Table {
 pub fn style_of(kind: &str) -> Style {
     match kind {
         "down" | "node_down" | "revoked" | "expired" | "history_failed" | "alert_firing" => BAD,
-        "suspect" | "degraded" | "unknown" | "latency_step" | "clock_step" | "observer" => WORRYING,
+        "suspect" | "degraded" | "unknown" | "latency_step" | "clock_step" | "observer" | "reload_refused" => WORRYING,
         "up" | "history_resumed" | "alert_resolved" => GOOD,
         _ => Style::new(),
     }

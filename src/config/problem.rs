@@ -109,6 +109,17 @@ impl Problems {
         &self.list
     }
 
+    /// Returns the first problem's file and line, and how many more there are: nothing that the text says.
+    pub fn place(&self) -> String {
+        let Some(first) = self.list.first() else { return String::new() };
+        let place = format!("{}:{}", first.path.display(), first.line);
+        match self.list.len() - 1 {
+            0 => place,
+            1 => format!("{place} and 1 more place"),
+            more => format!("{place} and {more} more places"),
+        }
+    }
+
     /// Renders each problem with the line it is about, marked, for a person; with colours where `styled`.
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);

@@ -19,6 +19,7 @@ use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
 use super::observer::Observer;
 use super::pages::Pages;
+use super::reload::Refusal;
 use super::restart::Ended;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
@@ -81,6 +82,7 @@ pub(super) struct Driver {
     pub(super) host_failures: Vec<String>,
     pub(super) interface: String,
     pub(super) config_path: PathBuf,
+    pub(super) refusal: Option<Refusal>,
     program: Option<Program>,
     /// Planned restarts of this process before this program.
     pub(super) restarts: u32,
@@ -90,7 +92,6 @@ pub(super) struct Driver {
     /// When to look at the addresses of the underlay again.
     pub(super) underlay_due: Option<Instant>,
     device_gone: bool,
-    /// The rows of the matrix.
     pub(super) rows: Rows,
     pub(super) host: netlink::Host,
     pub(super) host_due: Option<Instant>,
@@ -141,6 +142,7 @@ impl Driver {
             host_failures: Vec::new(),
             interface: parts.interface,
             config_path: parts.config_path,
+            refusal: None,
             program: parts.program,
             restarts: parts.restarts,
             restart_due: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::driver::Driver;
+use super::reload::Refusal;
 use crate::api::{
     CertificateStatus, Counts, DegradedReason, Gravity, Health, LinkClass, LinkCounts, LinkMeasure, LossRatio, Member,
     Members, MeshStatus, NodeInfo, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, SCHEMA, Status,
@@ -218,6 +219,7 @@ impl Driver {
             });
         }
         self.wireguard_problems(&mut problems);
+        problems.extend(self.refusal.as_ref().map(Refusal::problem));
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));
         problems
     }

@@ -45,6 +45,8 @@ pub enum EventKind {
     Switched,
     /// The configuration was taken over again.
     Reloaded,
+    /// A changed configuration was not taken over.
+    ReloadRefused,
     /// The daemon started.
     Started,
     /// The past is not recorded at present, or a file of it was set aside.
@@ -74,6 +76,7 @@ impl EventKind {
             EventKind::Expired => "expired",
             EventKind::Switched => "switched",
             EventKind::Reloaded => "reloaded",
+            EventKind::ReloadRefused => "reload_refused",
             EventKind::Started => "started",
             EventKind::HistoryFailed => "history_failed",
             EventKind::HistoryResumed => "history_resumed",
