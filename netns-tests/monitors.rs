@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver as Bodies, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meshd::api::{AlertList, AlertPhase, AlertStatus};
 use meshd::config::alert::{Alert, Condition};
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::harness::Case;
 use crate::lab::error::{Context, Error};
+use crate::lab::look::wait;
 use crate::lab::package::PROMETHEUS;
 use crate::lab::{Host, Lab, Result};
 use crate::scene::{LONG, Scene};
@@ -29,9 +30,6 @@ pub const LONG_CASES: &[Case] = &[
 
 /// Longer than an alert takes to be told, and told to be over: 30 s, 50 s, and the looks between them.
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// How often something is asked again.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the metrics are; each host has a loopback of its own.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9655);
@@ -57,18 +55,6 @@ fn reload(scene: &Scene, host: &Host) -> Result<()> {
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_output("reloaded:", LONG)?;
     Ok(())
-}
-
-/// Asks again until the answer is the one that is waited for.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        thread::sleep(LOOK_PAUSE);
-    }
-    Err(Error::failed(format!("{what} within {PATIENCE:?}")))
 }
 
 /// The samples that a query of Prometheus gives.
@@ -114,7 +100,8 @@ fn prometheus(lab: &Lab) -> Result<()> {
     reload(&scene, a)?;
     let mut flow = scene.flow(0, 1)?;
     flow.exchange(b"traffic to be counted")?;
-    let (status, plain) = wait_for("the metrics are served", || get(a, METRICS.port(), "/metrics", "text/plain").ok())?;
+    let (status, plain) =
+        wait("the metrics are served", PATIENCE, || Ok(get(a, METRICS.port(), "/metrics", "text/plain").ok()))?;
     assert!(
         status.contains("200") && plain.contains("# TYPE meshd_link_probes_sent_total counter"),
         "{status} {plain}"
@@ -135,17 +122,17 @@ fn prometheus(lab: &Lab) -> Result<()> {
         .arg(format!("--storage.tsdb.path={}", place.join("data").display()))
         .arg(format!("--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}"))
         .spawn()?;
-    wait_for("Prometheus sees both links up", || (query(a, "meshd_link_up == 1").len() == 2).then_some(()))?;
+    wait("Prometheus sees both links up", PATIENCE, || Ok((query(a, "meshd_link_up == 1").len() == 2).then_some(())))?;
     assert_eq!(query(a, "up{job=\"meshd\"}").first().map(value_of), Some(1.0));
     let rtt = "histogram_quantile(0.5, meshd_link_path_rtt_seconds_bucket{peer=\"c\"})";
-    let rtt = wait_for("Prometheus knows a round trip", || query(a, rtt).first().map(value_of))?;
+    let rtt = wait("Prometheus knows a round trip", PATIENCE, || Ok(query(a, rtt).first().map(value_of)))?;
     // Two milliseconds of the emulated network, in a bucket that reaches from 1.6 to 3.2.
     assert!((0.0016..=0.0064).contains(&rtt), "{rtt}");
     assert!(query(a, "meshd_link_data_bytes_total{peer=\"b\", direction=\"sent\"} > 0").len() == 1);
 
     scene.wan.link("a", "b").cut(true);
     let firing = "ALERTS{alertname=\"MeshLinkDown\", alertstate=\"firing\"}";
-    let alert = wait_for("the alert for the cut link fires", || query(a, firing).first().cloned())?;
+    let alert = wait("the alert for the cut link fires", PATIENCE, || Ok(query(a, firing).first().cloned()))?;
     assert_eq!((&alert["metric"]["peer"], &alert["metric"]["instance"]), (&"b".into(), &"web1".into()), "{alert}");
     assert_eq!(query(a, firing).len(), 1, "the other link is well");
     assert!(
@@ -246,9 +233,9 @@ fn receivers(lab: &Lab) -> Result<()> {
         (&"resolved".into(), &alert["fingerprint"]),
         "{over}"
     );
-    let lines = wait_for("the program has both", || {
+    let lines = wait("the program has both", PATIENCE, || {
         let text = fs::read_to_string(&told).unwrap_or_default();
-        (text.lines().count() == 2).then_some(text)
+        Ok((text.lines().count() == 2).then_some(text))
     })?;
     let statuses: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect();
     assert_eq!((&statuses[0]["status"], &statuses[1]["status"]), (&"firing".into(), &"resolved".into()));
@@ -282,7 +269,8 @@ fn dead_node(lab: &Lab) -> Result<()> {
         bodies.push(told);
     }
     mesh.kill(all[3])?;
-    let told = wait_for("somebody tells of the dead node", || bodies.iter().find_map(|told| told.try_recv().ok()))?;
+    let told =
+        wait("somebody tells of the dead node", PATIENCE, || Ok(bodies.iter().find_map(|told| told.try_recv().ok())))?;
     let labels = &told["alerts"][0]["labels"];
     assert_eq!(
         (&labels["what"], &labels["peer"], &labels["node"]),
@@ -291,12 +279,12 @@ fn dead_node(lab: &Lab) -> Result<()> {
     );
     // The others know, and leave it to the one.
     let shown = all[..3].iter().map(|host| {
-        let list = wait_for("everybody sees the dead node", || {
-            let text = mesh.ctl(host).args(["--json", "alerts"]).check().ok()?;
-            let list: AlertList = serde_json::from_str(&text).ok()?;
+        let list = wait("everybody sees the dead node", PATIENCE, || {
+            let text = mesh.ctl(host).args(["--json", "alerts"]).check()?;
+            let list: AlertList = serde_json::from_str(&text).context(text)?;
             let firing =
                 |what: &str| list.alerts.iter().any(|alert| alert.what == what && alert.phase == AlertPhase::Firing);
-            (firing("node_down") && firing("link_down")).then_some(list)
+            Ok((firing("node_down") && firing("link_down")).then_some(list))
         });
         list.map(|list| list.alerts)
     });

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meshd::api::{Events, History, HistoryPoint};
 use meshd::history::{Batch, Reader, Report, Tier, Writer};
@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::harness::Case;
 use crate::lab::error::Context;
+use crate::lab::look::wait;
 use crate::lab::mesh::Mesh;
 use crate::lab::{Host, Lab, Result};
 use crate::scene::{LONG, Scene};
@@ -27,9 +28,6 @@ pub const CASES: &[Case] = &[
 
 /// Longer than a half minute and its late answers take to reach the disk on a loaded machine; reached only in failure.
 const WRITTEN: Duration = Duration::from_secs(120);
-
-/// Between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 fn history(mesh: &Mesh, host: &Host, step: &str) -> Result<History> {
     let told = mesh.ctl(host).args(["--json", "history", "b", "--since", "50m", "--step", step]).check()?;
@@ -45,18 +43,6 @@ fn events(mesh: &Mesh, host: &Host) -> Result<Vec<String>> {
 /// Waits until b answers again, well or badly: after a cut it is degraded for some minutes.
 fn answers(mesh: &Mesh, host: &Host) -> Result<()> {
     mesh.wait_for(host, "b answers", LONG, |status| status.peers.iter().any(|peer| peer.state.answers())).map(drop)
-}
-
-/// Looks until there is what is looked for.
-fn wait<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
-        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
-        std::thread::sleep(LOOK_PAUSE);
-    }
 }
 
 /// The median round trip of a point with some probes in it.

@@ -1,7 +1,7 @@
 //! Paths that carry less than they did: connections through the mesh live on, and both ends of a link size their own way.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::Case;
 use crate::lab::error::Context;
-use crate::lab::flow::datagram;
+use crate::lab::flow::{connect, datagram};
 use crate::lab::{Error, Host, Lab, Result};
 use crate::scene::{LONG, Scene};
 
@@ -132,13 +132,6 @@ fn fill(chunk: &mut [u8], from: u64) {
     for (at, byte) in (from..).zip(chunk) {
         *byte = (at ^ at >> 8 ^ at >> 16) as u8;
     }
-}
-
-fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(target), socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect_timeout(&target.into(), LONG)?;
-    Ok(socket.into())
 }
 
 /// Waits until a host's status shows this path MTU to a peer.

@@ -7,6 +7,7 @@ use meshd::api::{PathList, PeerPaths, PeerState};
 
 use crate::harness::Case;
 use crate::lab::error::Context;
+use crate::lab::look::{Look, wait};
 use crate::lab::mesh::peer_state;
 use crate::lab::wan::WanPort;
 use crate::lab::{Error, Host, Lab, Mesh, Result};
@@ -45,7 +46,7 @@ fn dead_path(lab: &Lab) -> Result<()> {
     }
     let died = Instant::now();
     flow.exchange(b"by the other one")?;
-    println!("    the path in use died: the connection goes on by the other one after {:.0?}", died.elapsed());
+    println!("    the path in use died: the connection goes on by the other one after {:.2?}", died.elapsed());
     for (host, other) in [(all[0], all[1]), (all[1], all[0])] {
         let moved =
             |paths: &PeerPaths| paths.paths.iter().any(|path| path.in_use && path.endpoint.is_ipv4() != used.is_ipv4());
@@ -90,16 +91,8 @@ fn used(paths: &PeerPaths) -> SocketAddr {
 
 /// Looks at the paths until `look` says yes.
 fn wait_for_paths(mesh: &Mesh, host: &Host, peer: &Host, what: &str, look: impl Fn(&PeerPaths) -> bool) -> Result<()> {
-    let deadline = Instant::now() + LONG;
-    loop {
+    wait(format_args!("{} shows {what}", host.name()), LONG, || {
         let paths = paths(mesh, host, peer)?;
-        if look(&paths) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let name = host.name();
-            return Err(Error::failed(format!("{name} did not show {what} within {LONG:?}: {paths:#?}")));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+        Ok(if look(&paths) { Look::Found(()) } else { Look::NotYet(format!("{paths:#?}")) })
+    })
 }

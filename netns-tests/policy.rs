@@ -8,8 +8,9 @@ use meshd::config::Allow;
 use nix::sys::signal::Signal;
 
 use crate::harness::Case;
-use crate::lab::error::{Context, Error};
+use crate::lab::error::Context;
 use crate::lab::flow::datagram;
+use crate::lab::look::{Look, wait};
 use crate::lab::{Host, Lab, Mesh, Result};
 use crate::scene::{LONG, Scene};
 
@@ -32,7 +33,7 @@ fn follow(lab: &Lab) -> Result<()> {
     let mut allowed = scene.flow(1, 2)?;
     allowed.exchange(&[7; 100_000])?;
     for (number, host) in [(1, web), (0, other)] {
-        for address in overlay(mesh, host) {
+        for address in mesh.addresses(host) {
             refuses_datagram(mesh, host, address, db)?;
         }
         let verdict = mesh.ctl(db).args(["policy", "check", host.name(), "db", "tcp/3306"]).output()?;
@@ -43,7 +44,7 @@ fn follow(lab: &Lab) -> Result<()> {
     // Answers to what db began, by TCP, UDP and with errors of ICMP; nobody else is restricted.
     let mut begun = scene.flow(2, 0)?;
     begun.exchange(b"begun")?;
-    for (own, theirs) in overlay(mesh, db).into_iter().zip(overlay(mesh, other)) {
+    for (own, theirs) in mesh.addresses(db).into_iter().zip(mesh.addresses(other)) {
         datagram(db, own, other, theirs, b"asked")?;
         fails_at_once(db, own, theirs)?;
     }
@@ -79,28 +80,17 @@ fn rule(from: &str, ports: &str) -> Allow {
     Allow { from: vec![from.parse().expect(valid)], to: Vec::new(), ports: vec![ports.parse().expect(valid)] }
 }
 
-fn overlay(mesh: &Mesh, host: &Host) -> [IpAddr; 2] {
-    let (v4, v6) = mesh.overlay(host);
-    [v4.into(), v6.into()]
-}
-
 fn rules_are(info: &PolicyInfo, from: &[&str]) -> bool {
     info.rules.iter().flat_map(|PolicyRule { from, .. }| from).eq(from)
 }
 
 /// Asks the daemon again and again, until what it says of its rules is as wanted.
 fn wait_for_policy(mesh: &Mesh, host: &Host, what: &str, look: impl Fn(&PolicyInfo) -> bool) -> Result<()> {
-    let end = Instant::now() + LONG;
-    loop {
+    wait(format_args!("{} has {what}", host.name()), LONG, || {
         let told = mesh.ctl(host).args(["--json", "policy"]).check()?;
         let info: PolicyInfo = serde_json::from_str(&told).context("what meshctl policy told")?;
-        if look(&info) {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            return Err(Error::failed(format!("{} never had {what}: {told}", host.name())));
-        }
-    }
+        Ok(if look(&info) { Look::Found(()) } else { Look::NotYet(told) })
+    })
 }
 
 fn refused(info: &PolicyInfo, source: IpAddr, service: &str) -> bool {
@@ -109,7 +99,7 @@ fn refused(info: &PolicyInfo, source: IpAddr, service: &str) -> bool {
 
 /// Sends a datagram and waits until the other node says that it refused it.
 fn refuses_datagram(mesh: &Mesh, from: &Host, source: IpAddr, to: &Host) -> Result<()> {
-    let target = overlay(mesh, to).into_iter().find(|target| target.is_ipv4() == source.is_ipv4());
+    let target = mesh.addresses(to).into_iter().find(|target| target.is_ipv4() == source.is_ipv4());
     let target = target.expect("a node has an address of each family");
     let near = from.enter(|| UdpSocket::bind(SocketAddr::new(source, 0))).context("bind")?;
     let far = to.enter(|| UdpSocket::bind(SocketAddr::new(target, 0))).context("bind")?;

@@ -124,11 +124,6 @@ fn talk(phone: &Host, node: &Host, overlay: [IpAddr; 2]) -> Result<()> {
     Ok(())
 }
 
-fn overlay(mesh: &Mesh, host: &Host) -> [IpAddr; 2] {
-    let (v4, v6) = mesh.overlay(host);
-    [v4.into(), v6.into()]
-}
-
 fn whole_mesh(lab: &Lab) -> Result<()> {
     let office = Office::open(lab)?;
     let (mesh, hub, web) = (office.mesh(), office.hub(), office.web());
@@ -137,8 +132,8 @@ fn whole_mesh(lab: &Lab) -> Result<()> {
     // A port of its own, at which it is found again after it was off.
     let config = told.replace("MTU", "ListenPort = 51820\nMTU");
     let phone = WireguardGo::start(&office.phone, &config)?;
-    talk(&office.phone, hub, overlay(mesh, hub))?;
-    talk(&office.phone, web, overlay(mesh, web))?;
+    talk(&office.phone, hub, mesh.addresses(hub))?;
+    talk(&office.phone, web, mesh.addresses(web))?;
     let status = office.wait("the phone as up", |peer| peer.state == WireguardState::Up)?;
     let shown = peer(&status, "phone").map(|peer| (peer.carried.len(), peer.drops.clone()));
     assert_eq!(shown, Some((2, Default::default())), "nothing of it was dropped");
@@ -153,7 +148,7 @@ fn whole_mesh(lab: &Lab) -> Result<()> {
     phone.stop()?;
     let silent = config.replace("PersistentKeepalive = 25\n", "");
     let _phone = WireguardGo::start(&office.phone, &silent)?;
-    Flow::open(web, overlay(mesh, web)[0], &office.phone, address("10.78.0.2"))?.exchange(b"back again")?;
+    Flow::open(web, mesh.addresses(web)[0], &office.phone, address("10.78.0.2"))?.exchange(b"back again")?;
     office.wait("a new handshake", |peer| peer.handshakes > handshakes)?;
     Ok(())
 }
@@ -163,7 +158,7 @@ fn moves(lab: &Lab) -> Result<()> {
     let (mesh, hub) = (office.mesh(), office.hub());
     let config = office.declare("phone", &["10.78.0.2", "fd78::2"], "")?;
     let _phone = WireguardGo::start(&office.phone, &config)?;
-    let mut flow = Flow::open(&office.phone, address("10.78.0.2"), hub, overlay(mesh, hub)[0])?;
+    let mut flow = Flow::open(&office.phone, address("10.78.0.2"), hub, mesh.addresses(hub)[0])?;
     flow.exchange(b"at home")?;
     let home = IpAddr::V4(office.port.v4);
     office
@@ -195,8 +190,8 @@ fn over_v6(lab: &Lab) -> Result<()> {
     let _phone = WireguardGo::start(&office.phone, &config.lines().map(endpoint).collect::<String>())?;
     let ping = PING.fetch()?;
     for node in [hub, web] {
-        talk(&office.phone, node, overlay(mesh, node))?;
-        for (own, theirs) in [address("10.78.0.2"), address("fd78::2")].into_iter().zip(overlay(mesh, node)) {
+        talk(&office.phone, node, mesh.addresses(node))?;
+        for (own, theirs) in [address("10.78.0.2"), address("fd78::2")].into_iter().zip(mesh.addresses(node)) {
             for (from, to) in [(&office.phone, theirs), (node, own)] {
                 let command = from.command_from(&ping, "ping")?.args(["-c", "1", "-W", "10"]);
                 let told = command.arg(to.to_string()).check()?;
@@ -223,7 +218,7 @@ fn too_big(lab: &Lab) -> Result<()> {
     let _phone = WireguardGo::start(&office.phone, &config)?;
     let ping = PING.fetch()?;
     for (size, target, error) in
-        [("1392", overlay(mesh, web)[0], "Frag needed"), ("1372", overlay(mesh, web)[1], "too big")]
+        [("1392", mesh.addresses(web)[0], "Frag needed"), ("1372", mesh.addresses(web)[1], "too big")]
     {
         let ask = |size: &str| -> Result<_> {
             let command =
@@ -281,7 +276,7 @@ fn router(lab: &Lab) -> Result<()> {
     let _router = WireguardGo::start(&office.phone, &config)?;
     // Nobody sends anything, and the session stands all the same.
     office.wait("the router as up", |peer| peer.state == WireguardState::Up)?;
-    Flow::open(&office.phone, address("10.78.0.2"), hub, overlay(mesh, hub)[0])?.exchange(&[1; 10_000])?;
+    Flow::open(&office.phone, address("10.78.0.2"), hub, mesh.addresses(hub)[0])?.exchange(&[1; 10_000])?;
     // Taken out of the file, it is gone, and its neighbours have not noticed.
     let handshakes = mesh.status(hub)?.peers.iter().map(|peer| peer.handshakes).sum::<u64>();
     mesh.change_config(hub, |config| config.wireguard.clear())?;
@@ -295,7 +290,7 @@ fn silence(lab: &Lab) -> Result<()> {
     let (mesh, hub) = (office.mesh(), office.hub());
     let config = office.declare("phone", &["10.78.0.2", "fd78::2"], "")?;
     let _phone = WireguardGo::start(&office.phone, &config)?;
-    let target = overlay(mesh, hub)[0];
+    let target = mesh.addresses(hub)[0];
     Flow::open(&office.phone, address("10.78.0.2"), hub, target)?.exchange(b"hello")?;
     // A neighbour's address, a member's, and the mesh's control port.
     for foreign in ["10.78.0.3", "10.77.0.1"] {
@@ -305,7 +300,7 @@ fn silence(lab: &Lab) -> Result<()> {
     }
     let dropped = |peer: &WireguardStatus, reason: &str| peer.drops.get(reason).copied();
     office.wait("two foreign sources", |peer| dropped(peer, "foreign_source") == Some(2))?;
-    let send = || UdpSocket::bind((address("fd78::2"), 0))?.send_to(b"control", (overlay(mesh, hub)[1], 7655));
+    let send = || UdpSocket::bind((address("fd78::2"), 0))?.send_to(b"control", (mesh.addresses(hub)[1], 7655));
     office.phone.enter(send).context("send to the control port")?;
     office.wait("a reserved port", |peer| dropped(peer, "reserved_port") == Some(1))?;
     // A key that nobody declared: counted, and not one byte in answer.
@@ -332,12 +327,12 @@ fn certificate_wins(lab: &Lab) -> Result<()> {
     mesh.wait_until_all_up(&[web, hub, &late], LONG)?;
     let warned = |status: &Status| status.problems.iter().any(|problem| problem.kind == "wireguard_address");
     mesh.wait_for(hub, "the collision", LONG, warned)?;
-    let mut flow = Flow::open(hub, overlay(mesh, hub)[0], &late, address("10.77.0.3"))?;
+    let mut flow = Flow::open(hub, mesh.addresses(hub)[0], &late, address("10.77.0.3"))?;
     flow.exchange(b"the member has its address")?;
     // This node's own address is refused at once, with nothing changed.
     let path = mesh.config(hub);
     let text = fs::read_to_string(&path).context(path.display())?;
-    let own = overlay(mesh, hub)[0].to_string();
+    let own = mesh.addresses(hub)[0].to_string();
     fs::write(&path, text.replace("10.78.0.2/32", &own).replace("\"10.78.0.2\"", &format!("\"{own}\"")))
         .context(path.display())?;
     let daemon = mesh.daemon(hub)?;
@@ -353,7 +348,7 @@ fn renewed(lab: &Lab) -> Result<()> {
     let (mesh, hub) = (office.mesh(), office.hub());
     let config = office.declare("phone", &["10.78.0.2", "fd78::2"], "")?;
     let _phone = WireguardGo::start(&office.phone, &config)?;
-    let mut flow = Flow::open(&office.phone, address("10.78.0.2"), hub, overlay(mesh, hub)[0])?;
+    let mut flow = Flow::open(&office.phone, address("10.78.0.2"), hub, mesh.addresses(hub)[0])?;
     let deadline = std::time::Instant::now() + Duration::from_secs(400);
     loop {
         flow.exchange(&[5; 2_000])?;

@@ -5,8 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,14 +13,12 @@ use serde_json::{Value, json};
 
 use super::error::{Context, Error, Result};
 use super::host::Host;
+use super::look::{Look, wait};
 use super::package::{CHROMIUM, Tree};
 use super::process::Proc;
 
 /// How long the driver may take to start, and one command to be answered; reached only in failure.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-
-/// Between two looks at a page that is waited for.
-const LOOK_PAUSE: Duration = Duration::from_millis(40);
 
 /// What the browser must not do by itself: a test's network has nobody to ask, and each of these would be a request that
 /// the page did not make.
@@ -161,15 +158,10 @@ impl Browser {
     /// # Errors
     /// Where the time runs out; with the page's text.
     pub fn wait_for(&self, what: &str, script: &str, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        while self.run(script, json!([]))? != json!(true) {
-            if Instant::now() > deadline {
-                let page = self.text("body").unwrap_or_default();
-                return Err(Error::failed(format!("the page did not show {what} within {limit:?}:\n{page}")));
-            }
-            thread::sleep(LOOK_PAUSE);
-        }
-        Ok(())
+        wait(format_args!("the page shows {what}"), limit, || match self.run(script, json!([]))? == json!(true) {
+            true => Ok(Look::Found(())),
+            false => Ok(Look::NotYet(self.text("body").unwrap_or_default())),
+        })
     }
 
     /// Moves the pointer to a place of the window in CSS pixels, and presses where `press` says so.

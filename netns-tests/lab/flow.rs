@@ -85,7 +85,11 @@ impl Flow {
     }
 }
 
-fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<TcpStream> {
+/// Connects from an address to another, within a minute.
+///
+/// # Errors
+/// Where it does not come about.
+pub fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(target), socket2::Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
     socket.connect_timeout(&target.into(), PATIENCE)?;

@@ -16,7 +16,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use meshd::api::{PeerState, Status};
@@ -29,6 +28,7 @@ use serde_json::Value;
 
 use super::error::{Context, Error, Result};
 use super::host::Host;
+use super::look::{Look, wait};
 use super::place;
 use super::process::{HostCommand, Proc};
 
@@ -37,9 +37,6 @@ pub const PORT: u16 = 7655;
 
 /// How long a daemon may take to start or to stop; reached only in failure.
 const LIFECYCLE_LIMIT: Duration = Duration::from_secs(20);
-
-/// Between two looks at a daemon's status: a look costs a process, and the machine has more to do than be looked at.
-const LOOK_PAUSE: Duration = Duration::from_millis(40);
 
 /// A mesh and the daemons that run it. Daemons still running are killed with it, and at the latest with their hosts.
 pub struct Mesh {
@@ -299,6 +296,15 @@ impl Mesh {
         self.node(host, |node| (node.v4, node.v6)).expect("the test admitted this host")
     }
 
+    /// The same, as sockets take them: IPv4 first.
+    ///
+    /// # Panics
+    /// As [`Mesh::overlay`].
+    pub fn addresses(&self, host: &Host) -> [IpAddr; 2] {
+        let (v4, v6) = self.overlay(host);
+        [v4.into(), v6.into()]
+    }
+
     /// Returns what `meshctl --json status` tells on a host.
     ///
     /// # Errors
@@ -313,18 +319,10 @@ impl Mesh {
     /// # Errors
     /// Where the time runs out; with the last status.
     pub fn wait_for(&self, host: &Host, what: &str, limit: Duration, look: impl Fn(&Status) -> bool) -> Result<Status> {
-        let deadline = Instant::now() + limit;
-        loop {
+        wait(format_args!("{} shows {what}", host.name()), limit, || {
             let status = self.status(host)?;
-            if look(&status) {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                let name = host.name();
-                return Err(Error::failed(format!("{name} did not show {what} within {limit:?}: {}", brief(&status))));
-            }
-            thread::sleep(LOOK_PAUSE);
-        }
+            Ok(if look(&status) { Look::Found(status) } else { Look::NotYet(brief(&status)) })
+        })
     }
 
     /// Waits until each of these hosts shows all the others as up, with their round trips measured. Returns how long

@@ -38,6 +38,7 @@
 //! | `wireguard_go` | wireguard-go on a host, a stock peer |
 //! | `flow` | [`Flow`]: connections through whatever lies between two hosts |
 //! | `footprint` | [`footprint()`]: what a host's kernel knows, to see what was left behind |
+//! | `look` | [`wait()`]: looking again until something is as wanted |
 //! | `browser` | [`Browser`]: a real browser on a host |
 //! | `capture` | [`Capture`]: packets on a device, searched and kept as pcap |
 //!
@@ -51,6 +52,7 @@ pub mod firewall;
 pub mod flow;
 pub mod footprint;
 pub mod host;
+pub mod look;
 pub mod mariadb;
 pub mod mesh;
 pub mod netlink;
