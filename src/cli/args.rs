@@ -11,7 +11,6 @@ use super::events::EventsArgs;
 use super::forward::ForwardArgs;
 use super::paths::PathsArgs;
 use super::policy::PolicyArgs;
-use super::when::{Step, When};
 use crate::config::{DEFAULT_PATH, duration};
 use crate::identity::{NodeName, Tag};
 
@@ -124,15 +123,15 @@ pub enum Command {
     /// Shows the alerts that fire or are about to, and how their receivers do; tries a receiver.
     Alerts(AlertsArgs),
     /// Shows the latency between all nodes, as each of them says.
-    Matrix(MatrixArgs),
+    Matrix(super::matrix::MatrixArgs),
     /// Shows what the link to a node was like, up to years ago.
-    History(HistoryArgs),
+    History(super::history::HistoryArgs),
     /// Shows what happened.
     Events(EventsArgs),
     /// Watches the links live, the worst first.
-    Top(TopArgs),
+    Top(super::top::TopArgs),
     /// Tells what a link costs a page whose database queries go one after the other.
-    Dbcost(DbcostArgs),
+    Dbcost(super::dbcost::DbcostArgs),
     /// Shows every path to a node, what is known of it, and why the one in use was chosen.
     Paths(PathsArgs),
     /// Shows what may come in from the mesh, what was refused, and what the rules make of something.
@@ -418,135 +417,6 @@ pub struct PingArgs {
     /// Sends ICMP echoes of the same size to the node's endpoint as well, outside the tunnel.
     #[arg(long)]
     pub underlay: bool,
-}
-
-/// What the lines and columns of a matrix stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    /// Nodes.
-    Node,
-    /// Sites: the nodes with one tag `site-NAME` together.
-    Site,
-}
-
-/// `meshctl matrix`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  meshctl matrix\n  meshctl matrix --by site           nodes with the tag site-NAME together\n  \
-                        meshctl matrix --delta             against each link's own median of seven days\n  \
-                        meshctl matrix --loss\n  meshctl matrix --csv > matrix.csv\n\n\
-                        A line is what one node says of its links to the others; the daemon asks each node when this command\n\
-                        runs. * stands for outside the baseline (0.5 ms and 5 %), ! for two ends that disagree (20 %, or state).\n\
-                        Unless told otherwise, nodes are shown where they fit the terminal, else sites."
-)]
-pub struct MatrixArgs {
-    /// What the lines and columns stand for.
-    #[arg(long, value_name = "WHAT")]
-    pub by: Option<By>,
-    /// The same as --by node.
-    #[arg(long, conflicts_with = "by")]
-    pub nodes: bool,
-    /// Shows loss instead of round trips.
-    #[arg(long)]
-    pub loss: bool,
-    /// Shows by how much round trips differ from their baselines.
-    #[arg(long, conflicts_with = "loss")]
-    pub delta: bool,
-    /// Prints one line of comma-separated values for each link.
-    #[arg(long)]
-    pub csv: bool,
-}
-
-/// The format of a history for other programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Export {
-    /// Comma-separated values, a line for each step, for a spreadsheet.
-    Csv,
-    /// As --json.
-    Json,
-}
-
-/// `meshctl history`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl history db1                        the last 24 hours\n  \
-                        meshctl history db1 --since 90d --step 1d\n  \
-                        meshctl history db1 --since 10m --step 10s  single probes are kept for an hour\n  \
-                        meshctl history db1 --since 2026-11-20 --until 2026-11-21T12:00:00Z --events\n  \
-                        meshctl history db1 --compare 7d           beside the same hours a week ago\n  \
-                        meshctl history db1 --since 30d --step 1h --export csv > db1.csv\n\n\
-                        Times are in UTC. Minutes are kept for 30 days, ten minutes for 400 days, days for five years.\n\
-                        A percentile of a day or a month is that of all its probes. What was not measured is a gap.")]
-pub struct HistoryArgs {
-    /// The node, by name, identifier or overlay address; also one that has gone.
-    #[arg(value_name = "NODE")]
-    pub node: String,
-    /// Where to begin: so long ago, or a date.
-    #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = When::parse)]
-    pub since: When,
-    /// Where to end; now unless given.
-    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
-    pub until: Option<When>,
-    /// How much time a row stands for: 10s and multiples of it in the last hour, else whole minutes, such as 1m, 10m, 1h, 1d.
-    #[arg(long, value_name = "STEP", default_value = "auto", value_parser = Step::parse)]
-    pub step: Step,
-    /// Shows beside it what it was like so much earlier.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "export")]
-    pub compare: Option<Duration>,
-    /// Notes what happened in the rows.
-    #[arg(long, conflicts_with = "export")]
-    pub events: bool,
-    /// Prints every figure of every step for another program.
-    #[arg(long, value_name = "FORMAT")]
-    pub export: Option<Export>,
-}
-
-/// `meshctl top`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl top\n  meshctl top --sort loss\n\n\
-                        Keys: s state, r round trip, d change, l loss, j jitter, c cost of a query;\n\
-                        up and down, enter for one link, esc back, ? help, q quits.\n\
-                        Where there is no terminal: meshctl status --watch.")]
-pub struct TopArgs {
-    /// What the worst is at the start.
-    #[arg(long, value_name = "WHAT", default_value = "state")]
-    pub sort: Sort,
-}
-
-/// What orders links, the worst first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Sort {
-    /// State, and name.
-    #[default]
-    State,
-    /// Round trip.
-    Rtt,
-    /// How much longer the round trip is than usual.
-    Delta,
-    /// Loss.
-    Loss,
-    /// Jitter.
-    Jitter,
-    /// What a query costs that crosses the link and back.
-    Cost,
-}
-
-/// `meshctl dbcost`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  meshctl dbcost db1\n  meshctl dbcost db1 --queries 90        a page of many plugins\n  \
-                        meshctl dbcost db1 --query-time 2ms    with what a query takes in the database itself\n\n\
-                        Measures for about two seconds; the last week comes from the history. What is not known is said."
-)]
-pub struct DbcostArgs {
-    /// The node the database is on, by name, identifier or overlay address.
-    #[arg(value_name = "NODE")]
-    pub node: String,
-    /// Queries of a page, one after the other.
-    #[arg(long, short, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub queries: u32,
-    /// What a query takes in the database itself.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
-    pub query_time: Duration,
 }
 
 /// `meshctl wireguard`.

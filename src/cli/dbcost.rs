@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
 
-use super::args::DbcostArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{HEADING, STRONG, WORRYING, paint};
@@ -15,6 +15,26 @@ use crate::api::{
     Client, ClientError, ErrorKind, History, HistoryPoint, HistoryRequest, PingLine, PingMode, PingRequest, SCHEMA,
     Status, Timestamp,
 };
+use crate::config::duration;
+
+/// `meshctl dbcost`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshctl dbcost db1\n  meshctl dbcost db1 --queries 90        a page of many plugins\n  \
+                        meshctl dbcost db1 --query-time 2ms    with what a query takes in the database itself\n\n\
+                        Measures for about two seconds; the last week comes from the history. What is not known is said."
+)]
+pub struct DbcostArgs {
+    /// The node the database is on, by name, identifier or overlay address.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Queries of a page, one after the other.
+    #[arg(long, short, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub queries: u32,
+    /// What a query takes in the database itself.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    pub query_time: Duration,
+}
 
 /// Probes whose medians stand for now, and the time between two: a second in all.
 const PROBES: u32 = 20;

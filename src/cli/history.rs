@@ -1,16 +1,63 @@
 //! `meshctl history NODE`: what a link was like.
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use super::args::{Export, HistoryArgs};
+use clap::{Args, ValueEnum};
+
 use super::context::Context;
 use super::exit::Failure;
 use super::output::{BAD, HEADING, STRONG, WORRYING, paint};
 use super::quantity::{age, seconds};
 use super::sparkline::sparkline;
 use super::table::{Align, Cell, Table};
+use super::when::{Step, When};
 use crate::api::{Client, EventItem, EventsRequest, History, HistoryPoint, HistoryRequest, LossRatio, Timestamp};
+use crate::config::duration;
 use crate::platform::clock;
+
+/// The format of a history for other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Export {
+    /// Comma-separated values, a line for each step, for a spreadsheet.
+    Csv,
+    /// As --json.
+    Json,
+}
+
+/// `meshctl history`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl history db1                        the last 24 hours\n  \
+                        meshctl history db1 --since 90d --step 1d\n  \
+                        meshctl history db1 --since 10m --step 10s  single probes are kept for an hour\n  \
+                        meshctl history db1 --since 2026-11-20 --until 2026-11-21T12:00:00Z --events\n  \
+                        meshctl history db1 --compare 7d           beside the same hours a week ago\n  \
+                        meshctl history db1 --since 30d --step 1h --export csv > db1.csv\n\n\
+                        Times are in UTC. Minutes are kept for 30 days, ten minutes for 400 days, days for five years.\n\
+                        A percentile of a day or a month is that of all its probes. What was not measured is a gap.")]
+pub struct HistoryArgs {
+    /// The node, by name, identifier or overlay address; also one that has gone.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Where to begin: so long ago, or a date.
+    #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = When::parse)]
+    pub since: When,
+    /// Where to end; now unless given.
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub until: Option<When>,
+    /// How much time a row stands for: 10s and multiples of it in the last hour, else whole minutes, such as 1m, 10m, 1h, 1d.
+    #[arg(long, value_name = "STEP", default_value = "auto", value_parser = Step::parse)]
+    pub step: Step,
+    /// Shows beside it what it was like so much earlier.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "export")]
+    pub compare: Option<Duration>,
+    /// Notes what happened in the rows.
+    #[arg(long, conflicts_with = "export")]
+    pub events: bool,
+    /// Prints every figure of every step for another program.
+    #[arg(long, value_name = "FORMAT")]
+    pub export: Option<Export>,
+}
 
 /// Rows of a table whose step was not given, at most: a day by the hour, a month by the day.
 const ROWS: u64 = 48;

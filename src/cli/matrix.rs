@@ -1,15 +1,52 @@
 //! `meshctl matrix`.
 
 use anstyle::Style;
+use clap::{Args, ValueEnum};
 use unicode_width::UnicodeWidthStr;
 
-use super::args::{By, MatrixArgs};
 use super::context::Context;
 use super::exit::Failure;
 use super::output::{BAD, HEADING, STRONG, WORRYING, paint, style_of_state};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{Matrix, MatrixRow, PathKind, PeerState, RowMissing, SiteMatrix, SitePair};
+
+/// What the lines and columns of a matrix stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Nodes.
+    Node,
+    /// Sites: the nodes with one tag `site-NAME` together.
+    Site,
+}
+
+/// `meshctl matrix`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshctl matrix\n  meshctl matrix --by site           nodes with the tag site-NAME together\n  \
+                        meshctl matrix --delta             against each link's own median of seven days\n  \
+                        meshctl matrix --loss\n  meshctl matrix --csv > matrix.csv\n\n\
+                        A line is what one node says of its links to the others; the daemon asks each node when this command\n\
+                        runs. * stands for outside the baseline (0.5 ms and 5 %), ! for two ends that disagree (20 %, or state).\n\
+                        Unless told otherwise, nodes are shown where they fit the terminal, else sites."
+)]
+pub struct MatrixArgs {
+    /// What the lines and columns stand for.
+    #[arg(long, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// The same as --by node.
+    #[arg(long, conflicts_with = "by")]
+    pub nodes: bool,
+    /// Shows loss instead of round trips.
+    #[arg(long)]
+    pub loss: bool,
+    /// Shows by how much round trips differ from their baselines.
+    #[arg(long, conflicts_with = "loss")]
+    pub delta: bool,
+    /// Prints one line of comma-separated values for each link.
+    #[arg(long)]
+    pub csv: bool,
+}
 
 /// What a cell shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

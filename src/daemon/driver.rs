@@ -5,9 +5,8 @@
 //! [`Output::Message`], sealed and sent here, by the same tunnel and socket as data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -28,8 +27,8 @@ use super::stock::Stock;
 use crate::config::Config;
 use crate::control::output::{Event, Output, PeerChange, Persist};
 use crate::control::probe::LinkState;
-use crate::control::{self, Arrival, Engine, SessionEvent};
-use crate::dataplane::{self, ControlPacket, Dataplane, Receivers, UnopenedDatagram};
+use crate::control::{self, Engine, SessionEvent};
+use crate::dataplane::{self, Dataplane, Receivers};
 use crate::history::Writer;
 use crate::identity::NodeId;
 use crate::platform::clock;
@@ -39,7 +38,7 @@ use crate::platform::host_watch::{HostEvent, HostWatch};
 use crate::platform::netlink;
 use crate::telemetry::EventKind;
 use crate::time::{Instant, UnixTime};
-use crate::tunnel::{HandshakeEvent, Initiation, Outbox};
+use crate::tunnel::{Initiation, Outbox};
 use crate::wire::{DropReason, overlay};
 
 /// How long a changed membership may stay unwritten: what is lost with it is heard again from any peer.
@@ -98,7 +97,7 @@ pub(super) struct Driver {
     membership_due: Option<Instant>,
     marks_due: Instant,
     /// Sessions the engine was told of.
-    sessions: BTreeSet<NodeId>,
+    pub(super) sessions: BTreeSet<NodeId>,
 }
 
 /// What a driver is made of.
@@ -294,91 +293,6 @@ impl Driver {
             }
         }
         self.links.set_tick(node, next, now);
-    }
-
-    fn take_datagram(&mut self, datagram: UnopenedDatagram) {
-        let (now, wall) = (clock::now(), clock::wall());
-        let result = match datagram.bytes.first() {
-            Some(1..=3) => return self.take_handshake(&datagram, now, wall),
-            _ => self.engine.handle_datagram(datagram.source, &datagram.bytes, now, wall),
-        };
-        if let Err(reason) = result {
-            self.drops[reason as usize] += 1;
-            tracing::debug!(source = %datagram.source, reason = reason.name(), "datagram dropped");
-        }
-    }
-
-    /// WireGuard's messages 1 to 3. The tunnel room counts what it drops.
-    fn take_handshake(&mut self, datagram: &UnopenedDatagram, now: Instant, wall: UnixTime) {
-        let mut outbox = Outbox::new();
-        let host = Arc::clone(self.links.host());
-        let event = host.handle_handshake(now, wall, datagram.source, &datagram.bytes, &mut outbox);
-        let source = Some(dataplane::Path { remote: datagram.source, local: datagram.local });
-        let tunnel = match &event {
-            Ok(
-                HandshakeEvent::Answered(tunnel)
-                | HandshakeEvent::Established(tunnel)
-                | HandshakeEvent::Outranked(tunnel)
-                | HandshakeEvent::CookieTaken(tunnel),
-            ) => Some(Arc::clone(tunnel)),
-            Ok(HandshakeEvent::Challenged) => None,
-            Err(reason) => {
-                tracing::debug!(source = %datagram.source, reason = reason.name(), "handshake dropped");
-                None
-            }
-        };
-        let node = tunnel.and_then(|tunnel| self.links.node_of(tunnel.peer_key()));
-        if let (Some(node), Ok(HandshakeEvent::Established(_))) = (node, &event) {
-            // The response proves that the peer is where it came from.
-            self.establish(node, datagram.source, datagram.local, now);
-        }
-        let path =
-            node.and_then(|node| self.links.get(node)).and_then(|link| link.peer.path().as_deref().copied()).or(source);
-        if let Some(dataplane) = &self.dataplane {
-            dataplane.transmitter().drain_by(path, source, &mut outbox);
-        }
-        if let Some(node) = node {
-            self.links.set_tick(node, now, now);
-        }
-    }
-
-    /// A session stands and was proven.
-    fn establish(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>, now: Instant) {
-        self.sessions.insert(node);
-        if self.links.stock(node).is_some() {
-            return self.follow(node, source, local);
-        }
-        self.links.note_arrival(node, source, local);
-        let path = control::path::Path { remote: source, local };
-        self.engine.handle_session(node, SessionEvent::Established { path }, now);
-        self.drain();
-    }
-
-    fn take_control(&mut self, packet: ControlPacket) {
-        let (now, wall) = (clock::now(), clock::wall());
-        if !self.sessions.contains(&packet.node) {
-            // The event that says so is in another queue and may come after.
-            self.establish(packet.node, packet.source, packet.local, now);
-        }
-        let arrival = self.arrival(&packet);
-        if let Err(reason) = self.engine.handle_message(arrival, &packet.bytes, now, wall) {
-            self.drops[reason as usize] += 1;
-            tracing::debug!(peer = %packet.node, reason = reason.name(), "control message dropped");
-        }
-    }
-
-    /// A probe that woke nobody when it came.
-    fn take_late_probe(&mut self, packet: &ControlPacket) {
-        let arrival = self.arrival(packet);
-        if let Err(reason) = self.engine.handle_late_probe(arrival, &packet.bytes, clock::now()) {
-            self.drops[reason as usize] += 1;
-        }
-    }
-
-    fn arrival(&self, packet: &ControlPacket) -> Arrival {
-        let arrived = self.links.get(packet.node).map(|link| link.peer.tunnel().arrived()).unwrap_or_default();
-        let path = control::path::Path { remote: packet.source, local: packet.local };
-        Arrival { peer: packet.node, path, stamped: packet.at, read: packet.read, steady: packet.steady, arrived }
     }
 
     fn take_event(&mut self, event: dataplane::Event) {

@@ -14,6 +14,7 @@ mod driver;
 mod forwards;
 mod history;
 mod host;
+mod intake;
 mod links;
 mod matrix;
 mod metrics;

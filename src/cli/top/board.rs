@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::api::{LinkMeasure, PeerStatus, Status};
-use crate::cli::args::Sort;
 use crate::cli::past::Past;
 use crate::cli::status::change;
+use crate::cli::top::Sort;
 
 /// Round trips kept of each link while this runs, one a second: as many as a line of a wide terminal shows.
 const RECENT: usize = 240;

@@ -6,18 +6,48 @@ mod screen;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::args::TopArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::past::Past;
 use crate::api::{Client, ClientError, Status};
 use board::{Board, Wish};
+
+/// `meshctl top`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  meshctl top\n  meshctl top --sort loss\n\n\
+                        Keys: s state, r round trip, d change, l loss, j jitter, c cost of a query;\n\
+                        up and down, enter for one link, esc back, ? help, q quits.\n\
+                        Where there is no terminal: meshctl status --watch.")]
+pub struct TopArgs {
+    /// What the worst is at the start.
+    #[arg(long, value_name = "WHAT", default_value = "state")]
+    pub sort: Sort,
+}
+
+/// What orders links, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// State, and name.
+    #[default]
+    State,
+    /// Round trip.
+    Rtt,
+    /// How much longer the round trip is than usual.
+    Delta,
+    /// Loss.
+    Loss,
+    /// Jitter.
+    Jitter,
+    /// What a query costs that crosses the link and back.
+    Cost,
+}
 
 /// How often the state is asked for and drawn.
 const REFRESH: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::board::Board;
 use crate::api::{PeerState, PeerStatus};
-use crate::cli::args::Sort;
+use crate::cli::top::Sort;
 use crate::cli::{past, quantity, sparkline, status};
 
 /// Columns of the list with their widths, those first that a narrow terminal keeps.
