@@ -9,7 +9,7 @@ use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     ForwardList, Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest,
     InviteRevoked, Invited, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard, PageServer,
-    PathKind, PathList, PeerState, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    PathKind, PathList, PeerState, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
     Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread, Status, SwitchRequest,
     Switched, Timestamp, Version, web_pages,
 };
@@ -422,6 +422,14 @@ impl Backend for Sheet {
     }
 
     async fn renew(&self) -> Answer<Renewed> {
+        not_asked()
+    }
+
+    async fn plan(&self) -> Answer<Plan> {
+        not_asked()
+    }
+
+    async fn reload(&self) -> Answer<Plan> {
         not_asked()
     }
 

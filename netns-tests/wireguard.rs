@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use meshd::api::{Problem, Status, WireguardState, WireguardStatus};
+use meshd::api::{Plan, PlannedAction, Problem, Status, TouchedLink, WireguardState, WireguardStatus};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
         needs: &[&WIREGUARD_GO, &PING],
         run: too_big,
     },
+    Case { name: "wireguard::a_reload_touches_what_its_plan_names", needs: &[&WIREGUARD_GO], run: planned },
     Case { name: "wireguard::a_router_is_called_at_its_place", needs: &[&WIREGUARD_GO], run: router },
     Case { name: "wireguard::strangers_and_foreign_sources_get_silence", needs: &[&WIREGUARD_GO], run: silence },
     Case { name: "wireguard::a_certificate_wins_over_a_declaration", needs: &[], run: certificate_wins },
@@ -235,6 +236,83 @@ fn too_big(lab: &Lab) -> Result<()> {
     }
     let drops = peer(&mesh.status(hub)?, "phone").map(|peer| peer.drops.clone());
     assert_eq!(drops.and_then(|drops| drops.get("too_big").copied()), Some(2));
+    Ok(())
+}
+
+/// What a reload does is what its plan says, to the last link: the sessions of all others go on.
+fn planned(lab: &Lab) -> Result<()> {
+    let office = Office::open(lab)?;
+    let (mesh, hub) = (office.mesh(), office.hub());
+    let ask = |what: &[&str]| -> Result<Plan> {
+        let told = mesh.ctl(hub).arg("--json").args(what).check()?;
+        serde_json::from_str(&told).context(told)
+    };
+    let exit = |expected: i32| -> Result<()> {
+        let ended = mesh.ctl(hub).args(["plan", "--detailed-exitcode"]).output()?;
+        assert_eq!(ended.status.code(), Some(expected), "{ended:?}");
+        Ok(())
+    };
+    let config = office.declare("phone", &["10.78.0.2", "fd78::2"], "")?;
+    let _phone = WireguardGo::start(&office.phone, &config)?;
+    Flow::open(&office.phone, address("10.78.0.2"), hub, mesh.addresses(hub)[0])?.exchange(b"a session")?;
+    let aged = |age: Option<u64>| age.is_some_and(|age| age >= 2);
+    mesh.wait_for(hub, "sessions of some age", LONG, |status| {
+        let stock = peer(status, "phone").and_then(|peer| peer.session_age_seconds);
+        aged(stock) && status.peers.iter().all(|peer| aged(peer.session_age_seconds))
+    })?;
+    // Another session would be younger, and had a handshake of its own.
+    let sessions = || -> Result<Vec<(String, u64, bool)>> {
+        let status = mesh.status(hub)?;
+        let members = status.peers.iter().map(|peer| (&peer.name, peer.handshakes, peer.session_age_seconds));
+        let stocks = status.wireguard.iter().filter(|peer| peer.name == "phone");
+        let stocks = stocks.map(|peer| (&peer.name, peer.handshakes, peer.session_age_seconds));
+        Ok(members.chain(stocks).map(|(name, count, age)| (name.clone(), count, aged(age))).collect())
+    };
+    let before = sessions()?;
+    assert_eq!(before.len(), 2, "{before:?}");
+
+    assert!(ask(&["plan"])?.is_empty());
+    exit(0)?;
+    mesh.change_config(hub, |config| config.probe.interval = Duration::from_millis(900))?;
+    office.write("tablet", &["10.78.0.3"], "")?;
+    let plan = ask(&["plan"])?;
+    let touched = |peer: &str, action| vec![TouchedLink { peer: peer.into(), action }];
+    assert_eq!((plan.touched.clone(), plan.untouched), (touched("tablet", PlannedAction::Add), 2));
+    let keys: Vec<&str> = plan.changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(keys, ["wireguard", "probe.interval"]);
+    exit(7)?;
+    assert_eq!(ask(&["plan"])?, plan, "a plan changes nothing");
+    assert!(peer(&mesh.status(hub)?, "tablet").is_none());
+    assert_eq!(ask(&["reload"])?, plan, "exactly what was planned");
+    assert!(peer(&mesh.status(hub)?, "tablet").is_some() && ask(&["plan"])?.is_empty());
+    assert_eq!(sessions()?, before);
+
+    // The tablet goes, and something else besides that only a restart takes: then nothing happens.
+    mesh.change_config(hub, |config| {
+        config.wireguard.retain(|peer| peer.name.as_str() != "tablet");
+        config.interface.mtu -= 20;
+    })?;
+    exit(8)?;
+    let refused = mesh.ctl(hub).arg("reload").output()?;
+    assert!(!refused.status.success() && refused.stderr.contains("interface.mtu"), "{refused:?}");
+    assert!(peer(&mesh.status(hub)?, "tablet").is_some());
+    mesh.change_config(hub, |config| config.interface.mtu += 20)?;
+    let plan = ask(&["plan"])?;
+    assert_eq!((plan.touched.clone(), plan.untouched), (touched("tablet", PlannedAction::Remove), 2));
+    assert_eq!(ask(&["reload"])?, plan);
+    assert!(peer(&mesh.status(hub)?, "tablet").is_none());
+    assert_eq!(sessions()?, before);
+
+    // The phone's own link, which the plan then names.
+    mesh.change_config(hub, |config| config.wireguard.clear())?;
+    let plan = ask(&["reload"])?;
+    assert_eq!((plan.touched, plan.untouched), (touched("phone", PlannedAction::Remove), 1));
+    assert_eq!(sessions()?, before[..1]);
+    let file = mesh.config(hub);
+    let good = fs::read_to_string(&file).context(file.display())?;
+    fs::write(&file, good + "nonsense = T0PSECRET\n").context(file.display())?;
+    let refused = mesh.ctl(hub).arg("plan").output()?;
+    assert!(refused.status.code() == Some(1) && !refused.stderr.contains("T0PSECRET"), "{refused:?}");
     Ok(())
 }
 

@@ -235,6 +235,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn plan(&self) -> Answer<Plan> {
+        refuse()
+    }
+
+    async fn reload(&self) -> Answer<Plan> {
+        refuse()
+    }
+
     async fn restart(&self) -> Answer<Restarting> {
         refuse()
     }

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
     HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
-    PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest,
-    Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
+    RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// A call's outcome.
@@ -63,6 +63,10 @@ pub trait Backend: Send + Sync + 'static {
     fn test_alert(&self, request: AlertTestRequest) -> impl Future<Output = Answer<AlertTested>> + Send;
     /// Renews this node's certificate now.
     fn renew(&self) -> impl Future<Output = Answer<Renewed>> + Send;
+    /// What a reload would take over.
+    fn plan(&self) -> impl Future<Output = Answer<Plan>> + Send;
+    /// Takes the changed configuration over, or refuses it whole.
+    fn reload(&self) -> impl Future<Output = Answer<Plan>> + Send;
     /// Restarts the daemon in its process, once what will run is checked; the answer comes before.
     fn restart(&self) -> impl Future<Output = Answer<Restarting>> + Send;
 }

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
     HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
-    PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest,
-    Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
+    RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -181,6 +181,16 @@ impl Client {
     /// Renews the node's certificate.
     pub async fn renew(&self) -> Result<Renewed, ClientError> {
         self.post("/v1/renew", &serde_json::Value::Null).await
+    }
+
+    /// What a reload would take over.
+    pub async fn plan(&self) -> Result<Plan, ClientError> {
+        self.get("/v1/plan").await
+    }
+
+    /// Has the daemon take its changed configuration over.
+    pub async fn reload(&self) -> Result<Plan, ClientError> {
+        self.post("/v1/reload", &serde_json::Value::Null).await
     }
 
     /// Restarts the daemon in its process; it answers before it does.

@@ -746,7 +746,43 @@ impl Backend for Fake {
         Err(ApiError::new(ErrorKind::Conflict, "no member that issues certificates is reachable"))
     }
 
+    async fn plan(&self) -> Answer<Plan> {
+        Ok(plan())
+    }
+
+    async fn reload(&self) -> Answer<Plan> {
+        match plan().needs_restart() {
+            true => Err(ApiError::new(ErrorKind::Conflict, "nothing was taken over: underlay.listen")),
+            false => Ok(plan()),
+        }
+    }
+
     async fn restart(&self) -> Answer<Restarting> {
         Err(ApiError::new(ErrorKind::Conflict, "not restarted, everything goes on as it was: /usr/sbin/meshd refuses"))
+    }
+}
+
+/// A change of most kinds.
+pub(crate) fn plan() -> Plan {
+    let entry = |action, name: &str| PlannedEntry { action, name: name.into() };
+    let change = |key: &str, needs_restart, entries| PlannedChange { key: key.into(), needs_restart, entries };
+    Plan {
+        schema: SCHEMA,
+        changes: vec![
+            change("underlay.listen", true, Vec::new()),
+            change("wireguard", false, vec![entry(PlannedAction::Remove, "phone")]),
+            change(
+                "allow",
+                false,
+                vec![
+                    entry(PlannedAction::Change, "1: from tag:app to tag:db by tcp/3306"),
+                    entry(PlannedAction::Change, "2: from any by icmp"),
+                ],
+            ),
+            change("forward", false, vec![entry(PlannedAction::Add, "orders")]),
+            change("probe.interval", false, Vec::new()),
+        ],
+        touched: vec![TouchedLink { peer: "phone".into(), action: PlannedAction::Remove }],
+        untouched: 13,
     }
 }

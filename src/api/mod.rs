@@ -27,6 +27,8 @@
 //! | `POST /v1/invites/revoke` | [`InviteRevokeRequest`] → [`InviteRevoked`] | writers |
 //! | `POST /v1/revoke` | [`RevokeRequest`] → [`Revoked`] | writers |
 //! | `POST /v1/renew` | [`Renewed`] | writers |
+//! | `GET /v1/plan` | [`Plan`] | readers |
+//! | `POST /v1/reload` | [`Plan`] | writers |
 //! | `POST /v1/restart` | [`Restarting`] | writers |
 //! | `POST /v1/forwards/switch` | [`SwitchRequest`] → [`Switched`] | writers |
 //!
@@ -50,6 +52,7 @@ mod metrics_pages;
 pub mod page_server;
 pub mod paths;
 pub mod ping;
+pub mod plan;
 pub mod policy;
 mod router;
 pub mod server;
@@ -76,6 +79,7 @@ pub use metrics_pages::metrics_pages;
 pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};
+pub use plan::{Plan, PlannedAction, PlannedChange, PlannedEntry, TouchedLink};
 pub use policy::{PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule, PolicyVerdict};
 pub use server::{BindError, Server};
 pub use status::{

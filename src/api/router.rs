@@ -59,6 +59,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         )
         .route("/v1/forwards", get(async |State(b): State<Arc<B>>| json(b.forwards().await)))
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
+        .route("/v1/plan", get(async |State(b): State<Arc<B>>| json(b.plan().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))
         .route("/v1/invites", get(async |State(b): State<Arc<B>>| json(b.invites().await)))
         .route("/v1/alerts", get(async |State(b): State<Arc<B>>| json(b.alerts().await)))
@@ -119,6 +120,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             }),
         )
         .route("/v1/renew", post(async |State(b): State<Arc<B>>| json(b.renew().await)))
+        .route("/v1/reload", post(async |State(b): State<Arc<B>>| json(b.reload().await)))
         .route("/v1/restart", post(async |State(b): State<Arc<B>>| json(b.restart().await)))
         .route_layer(from_fn(move |request, next| admit(policy, Right::Write, request, next)));
     readers.merge(writers).fallback(unknown).method_not_allowed_fallback(unknown).with_state(backend)

@@ -67,7 +67,7 @@ pub struct MeshdArgs {
                   meshctl invite web2                print a token; on web2: meshctl join TOKEN\n  \
                   meshctl status                     the links of this node, trouble first\n  meshctl ping web2\n\n\
                   Exit codes: 0 good, 1 failed or degraded, 2 wrong usage, 3 daemon not reachable, 4 no such peer or key,\n\
-                  5 not permitted, 6 invalid configuration."
+                  5 not permitted, 6 invalid configuration; 7 and 8 are those of meshctl plan."
 )]
 pub struct MeshctlArgs {
     /// What is true for every command.
@@ -114,6 +114,13 @@ pub enum Command {
     /// Renews this node's certificate now.
     #[command(after_help = "Example:\n  meshctl renew")]
     Renew,
+    /// Says what the changed configuration would do to the running daemon, and changes nothing.
+    Plan(super::plan::PlanArgs),
+    /// Has the running daemon take its changed configuration over, or nothing of it.
+    #[command(after_help = "Examples:\n  meshctl reload\n  meshctl check && meshctl reload\n\n\
+                            Does what meshctl plan says and tells it; ends with 1 where it is refused, with the reason, and everything goes\n\
+                            on as it was. HUP (systemctl reload meshd) does the same, with the log as its answer.")]
+    Reload,
     /// Restarts the daemon in its process, device and port left open: after an upgrade, or a change that needs it.
     Restart(super::restart::RestartArgs),
     /// Shows this node's links, trouble first.

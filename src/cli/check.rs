@@ -12,7 +12,7 @@ use crate::config::{Config, Problems};
 
 /// `meshctl check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl check\n  meshctl check ./meshd.toml && systemctl reload meshd\n\n\
+#[command(after_help = "Examples:\n  meshctl check\n  meshctl check ./meshd.toml && meshctl reload\n\n\
                         Exits with 6 if the configuration is invalid.")]
 pub struct CheckArgs {
     /// The file; the one of --config unless given.

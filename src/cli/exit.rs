@@ -25,11 +25,15 @@ pub enum Exit {
     Forbidden = 5,
     /// The configuration is invalid.
     InvalidConfig = 6,
+    /// `plan --detailed-exitcode` found changes that a reload takes over.
+    Changes = 7,
+    /// `plan --detailed-exitcode` found changes that need a restart.
+    RestartNeeded = 8,
 }
 
 impl Exit {
     /// All codes with what they mean, for the manual.
-    pub const ALL: [(Exit, &str); 7] = [
+    pub const ALL: [(Exit, &str); 9] = [
         (Exit::Good, "good"),
         (Exit::Failed, "failed, or degraded (`status --check`)"),
         (Exit::Usage, "wrong usage"),
@@ -37,6 +41,8 @@ impl Exit {
         (Exit::NotFound, "there is no such peer, invite or key"),
         (Exit::Forbidden, "not permitted"),
         (Exit::InvalidConfig, "the configuration is invalid"),
+        (Exit::Changes, "`plan --detailed-exitcode`: there are changes, and a reload takes them over"),
+        (Exit::RestartNeeded, "`plan --detailed-exitcode`: there are changes that need a restart"),
     ];
 }
 

@@ -26,6 +26,7 @@ mod passphrase;
 mod past;
 mod paths;
 mod ping;
+mod plan;
 mod policy;
 mod quantity;
 mod request;
@@ -84,6 +85,8 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Sign(args) => sign::run(context, args),
         Command::Revoke(args) => revoke::run(context, args).await,
         Command::Renew => members::renew(context).await,
+        Command::Plan(args) => plan::run(context, args).await,
+        Command::Reload => plan::reload(context).await,
         Command::Restart(args) => restart::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Ping(args) => ping::run(context, args).await,
@@ -185,6 +188,9 @@ mod tests {
             ("status --check phone", Exit::Good),
             ("renew", Exit::Failed),
             ("restart", Exit::Failed),
+            ("plan", Exit::Good),
+            ("plan --detailed-exitcode", Exit::RestartNeeded),
+            ("reload", Exit::Failed),
             ("invite web9", Exit::Good),
             ("invite --list", Exit::Good),
             ("invite --revoke db1", Exit::Good),

@@ -16,7 +16,7 @@ use crate::api::{PolicyCheckRequest, PolicyChecked, PolicyInfo, PolicyVerdict};
     after_help = "Examples:\n  meshctl policy                     the rules in force, and what each let in\n  \
                   meshctl policy denied              who was refused what\n  \
                   meshctl policy check web1 db1 tcp/3306\n\n\
-                  Rules are the [[allow]] entries of meshd.toml; `systemctl reload meshd` takes them over.\n\
+                  Rules are the [[allow]] entries of meshd.toml; `meshctl reload` takes them over.\n\
                   Each node judges what comes in to it by its own; answers to what it began always pass."
 )]
 pub struct PolicyArgs {

@@ -52,6 +52,18 @@ impl Allow {
     /// Entries of one list at most; more nodes have a tag, more ports a range.
     pub const LIST_LIMIT: usize = 64;
 
+    /// Says the rule in one line.
+    pub fn summary(&self) -> String {
+        let mut text = format!("from {}", words(&self.from));
+        if !self.to.is_empty() {
+            text += &format!(" to {}", words(&self.to));
+        }
+        if !self.ports.is_empty() {
+            text += &format!(" by {}", words(&self.ports));
+        }
+        text
+    }
+
     /// Renders the rule as an `[[allow]]` entry.
     pub fn to_toml(&self) -> String {
         let mut out = format!("[[allow]]\nfrom = {}\n", list(&self.from));
@@ -64,6 +76,10 @@ impl Allow {
         }
         out
     }
+}
+
+fn words(list: &[impl ToString]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Selector {

@@ -19,7 +19,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     let plain = Config::new(config.node.clone(), config.mesh.clone(), path);
     let mut writer = Writer { out: String::new(), defaults };
     writer.out.push_str(
-        "# meshd.toml: one node of a mesh. Check it with `meshctl check`, take it over with `systemctl reload meshd`.\n\
+        "# meshd.toml: one node of a mesh. Check it with `meshctl check`, take it over with `meshctl reload`.\n\
          # Lines that start with `#` and a key show that key's default.\n\n",
     );
     writer.key("", "node", &quoted(config.node.to_string()), false);

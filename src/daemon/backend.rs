@@ -7,7 +7,7 @@ use super::{alerts, commands, forwards, history, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
     Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix,
-    Members, NodeInfo, PathList, PingLine, PingRequest, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
     Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
@@ -151,6 +151,14 @@ impl Backend for LocalBackend {
 
     async fn renew(&self) -> Answer<Renewed> {
         commands::renew(&self.commands).await
+    }
+
+    async fn plan(&self) -> Answer<Plan> {
+        self.call(|driver| driver.plan()).await?
+    }
+
+    async fn reload(&self) -> Answer<Plan> {
+        self.call(Driver::reload).await?
     }
 
     async fn restart(&self) -> Answer<Restarting> {

@@ -177,7 +177,8 @@ impl Driver {
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Stop => return Ok(Ended::Stop),
-                    Signal::Reload => self.reload(),
+                    // The outcome is in the log, and where it is no success, in the status.
+                    Signal::Reload => drop(self.reload()),
                 },
                 Some(datagram) = receivers.datagrams.recv() => self.take_datagram(datagram),
                 Some(packet) = receivers.control.recv() => self.take_control(packet),

@@ -84,11 +84,7 @@ impl Forwards {
     pub(super) fn problems(&self) -> Vec<(bool, String, String)> {
         let mut problems = Vec::new();
         if let Some(failure) = &self.failure {
-            problems.push((
-                true,
-                failure.clone(),
-                "no forward is there until it is mended: systemctl reload meshd".into(),
-            ));
+            problems.push((true, failure.clone(), "no forward is there until it is mended: meshctl reload".into()));
         }
         for (name, forward) in self.service.iter().flat_map(Service::iter) {
             let Standing { settings, choice, health, failure } = forward.standing();

@@ -13,8 +13,9 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::driver::Driver;
+use super::links::Link;
 use super::startup::StartError;
-use crate::api::{Gravity, Problem, WireguardState, WireguardStatus};
+use crate::api::{Gravity, PlannedAction, Problem, TouchedLink, WireguardState, WireguardStatus};
 use crate::config::{Config, Wireguard};
 use crate::control::placement::{Placement, place};
 use crate::identity::{Certificate, NodeId, NodeName};
@@ -47,6 +48,14 @@ impl Stock {
             preshared_key: self.preshared_key.clone(),
         }
     }
+}
+
+/// What must be done to the links of stock peers.
+pub(super) struct StockDifference {
+    /// Links that end.
+    gone: Vec<NodeId>,
+    /// Links that begin or change.
+    declared: Vec<(Stock, PlannedAction)>,
 }
 
 /// Reads the secrets of the declared peers and checks what the configuration alone cannot know.
@@ -90,27 +99,40 @@ fn read_preshared_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StartError> {
 }
 
 impl Driver {
+    /// What making the links of the stock peers what is wanted takes: the one answer for those who plan it and those who do it.
+    pub(super) fn stock_difference(&self, wanted: &[Stock]) -> StockDifference {
+        let stays = |link: &Link| wanted.iter().any(|stock| stock.declared.public_key == link.key);
+        let gone = self.links.stocks().filter(|(_, link, _)| !stays(link)).map(|(node, _, _)| node).collect();
+        let mut declared = Vec::new();
+        for stock in wanted {
+            let holder = self.links.node_of(stock.declared.public_key.as_bytes());
+            let known = holder.and_then(|node| self.links.stock(node));
+            // Where a member has the key, its certificate wins; the status says so.
+            if known == Some(stock) || (holder.is_some() && known.is_none()) {
+                continue;
+            }
+            declared.push((stock.clone(), if known.is_some() { PlannedAction::Change } else { PlannedAction::Add }));
+        }
+        StockDifference { gone, declared }
+    }
+
+    /// The links that a difference touches, by name.
+    pub(super) fn touched(&self, difference: &StockDifference) -> Vec<TouchedLink> {
+        let gone = difference.gone.iter().map(|node| (self.name_of(*node), PlannedAction::Remove));
+        let declared = difference.declared.iter().map(|(stock, action)| (stock.declared.name.to_string(), *action));
+        gone.chain(declared).map(|(peer, action)| TouchedLink { peer, action }).collect()
+    }
+
     /// Makes the links of the stock peers what was declared. The others', and those that stay as they are, are left alone.
     pub(super) fn declare_stocks(&mut self) {
         let now = clock::now();
-        let gone: Vec<NodeId> = self
-            .links
-            .stocks()
-            .filter(|(_, link, _)| !self.stocks.iter().any(|stock| stock.declared.public_key == link.key))
-            .map(|(node, _, _)| node)
-            .collect();
+        let StockDifference { gone, declared } = self.stock_difference(&self.stocks);
         for node in gone {
             tracing::info!(peer = %self.name_of(node), "stock WireGuard peer removed");
             self.forget_session(node);
             self.links.remove(node, now);
         }
-        for stock in self.stocks.clone() {
-            let holder = self.links.node_of(stock.declared.public_key.as_bytes());
-            let known = holder.and_then(|node| self.links.stock(node));
-            // Where a member has the key, its certificate wins; the status says so.
-            if known == Some(&stock) || (holder.is_some() && known.is_none()) {
-                continue;
-            }
+        for (stock, _) in declared {
             let name = stock.declared.name.clone();
             match self.links.declare(stock, now) {
                 Ok(_) => tracing::info!(peer = %name, "stock WireGuard peer declared"),
