@@ -8,6 +8,7 @@ mod databases;
 mod databases_over_the_mesh;
 mod doctor;
 mod faults;
+mod firewall;
 mod harness;
 mod lab;
 mod links;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             past::CASES,
             wireguard::CASES,
             policy::CASES,
+            firewall::CASES,
             browser::CASES,
             service::CASES,
             doctor::CASES,

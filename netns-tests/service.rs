@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use meshd::config::Receiver;
 use meshd::config::receiver::ReceiverKind;
+use meshd::policy::Purpose;
 use nix::sys::signal::Signal;
 
 use crate::harness::Case;
@@ -20,8 +21,8 @@ use crate::scene::{LONG, Scene};
 
 /// The cases of this file.
 pub const CASES: &[Case] = &[
-    Case { name: "service::a_user_of_its_own_is_enough", needs: &[], run: own_user },
-    Case { name: "service::a_group_may_look_and_not_change", needs: &[], run: readers },
+    Case { name: "service::a_user_of_its_own_is_enough", needs: &[&package::NFTABLES], run: own_user },
+    Case { name: "service::a_group_may_look_and_not_change", needs: &[&package::NFTABLES], run: readers },
     Case { name: "service::units_are_valid_and_locked_down", needs: &[&package::SYSTEMD], run: units },
 ];
 
@@ -68,7 +69,7 @@ fn daemon(scene: &Scene, host: &Host) -> Result<HostCommand> {
     let command = host.command("setpriv").args([format!("--reuid={DAEMON}"), format!("--regid={DAEMON}")]);
     let command =
         command.arg(format!("--groups={}", READERS.1)).args(caps).arg(format!("--bounding-set=-all,{GRANTED}"));
-    let command = command.args(["--no-new-privs", "--"]).arg(place::binary("meshd")?);
+    let command = command.args(["--no-new-privs", "--"]).arg(place::binary("meshd")?).with(&package::NFTABLES.fetch()?);
     Ok(command.arg("--config").arg(scene.mesh.config(host)))
 }
 
@@ -128,6 +129,8 @@ fn own_user(lab: &Lab) -> Result<()> {
         assert!(!daemon.stderr().contains("behind long streams"), "no program for the queues: {}", daemon.stderr());
     }
     scene.check_every_pair(&scene.all())?;
+    let nft = a.command_from(&package::NFTABLES.fetch()?, "nft")?;
+    nft.args(["list", "table", "inet", &Purpose::Addresses.table("mesh0")]).check()?;
     // What root's meshctl and the daemon wrote in turns belongs to the daemon, whichever wrote last.
     let signed = scene.mesh.ctl(b).args(["request", "--node", "c"]).arg("--dir").arg(b.dir().join("c")).check()?;
     let authority = scene.mesh.authority();

@@ -24,7 +24,8 @@
 //!                config  identity  wire  time           values and bytes
 //! ```
 //!
-//! Beside `control` stands `policy`, what may come in from the mesh: the daemon compiles it, the data plane asks it.
+//! Beside `control` stands `policy`, what may come in from the mesh: the daemon compiles it, the data plane asks it. It also
+//! makes the text of our tables in the kernel's packet filter, which `daemon` applies and `cli` shows.
 //! `identity`, `wire`, `config`, `control`, `policy` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
 //! `telemetry` uses `config` for the rules of alerts. `forward` stands beside `dataplane`, on `platform` and `config`: it moves
 //! connections, which are the kernel's, not packets. A

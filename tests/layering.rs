@@ -44,8 +44,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    // Not control, tunnel or dataplane: a command asks the daemon, or works on files.
-    ("cli", &["api", "config", "daemon", "identity", "platform", "telemetry", "time", "wire"]),
+    // Not control, tunnel or dataplane: a command asks the daemon, or works on files. `policy` for the tables of the packet
+    // filter, which are looked at, shown and lifted also where no daemon runs.
+    ("cli", &["api", "config", "daemon", "identity", "platform", "policy", "telemetry", "time", "wire"]),
     ("bin", &["cli"]),
 ];
 

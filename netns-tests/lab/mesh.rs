@@ -29,6 +29,7 @@ use serde_json::Value;
 use super::error::{Context, Error, Result};
 use super::host::Host;
 use super::look::{Look, wait};
+use super::package::Tree;
 use super::place;
 use super::process::{HostCommand, Proc};
 
@@ -229,9 +230,21 @@ impl Mesh {
     /// # Errors
     /// Where one does not come up.
     pub fn start(&self, hosts: &[&Host]) -> Result<()> {
+        self.start_as(hosts, |command| command)
+    }
+
+    /// Starts daemons as [`Mesh::start`] does, with the programs of an unpacked set at hand.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub fn start_with(&self, hosts: &[&Host], tree: &Tree) -> Result<()> {
+        self.start_as(hosts, |command| command.with(tree))
+    }
+
+    fn start_as(&self, hosts: &[&Host], prepare: impl Fn(HostCommand) -> HostCommand) -> Result<()> {
         let mut started = Vec::new();
         for host in hosts {
-            let daemon = Arc::new(self.meshd(host).spawn()?);
+            let daemon = Arc::new(prepare(self.meshd(host)).spawn()?);
             self.node(host, |node| node.daemon = Some(daemon.clone()))?;
             started.push(daemon);
         }

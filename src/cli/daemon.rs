@@ -50,8 +50,8 @@ fn serve(config: Config, path: &Path) -> Result<(), Failure> {
 }
 
 fn cleanup(context: &Context) -> Result<(), Failure> {
-    let removed = daemon::cleanup()?;
-    context.output.note(&format!("{removed} routes of meshd removed"));
+    let (routes, tables) = daemon::cleanup()?;
+    context.output.note(&format!("{routes} routes and {tables} tables of meshd removed"));
     Ok(())
 }
 

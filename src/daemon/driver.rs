@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::alerts::Alerts;
+use super::firewall::Firewall;
 use super::forwards::Forwards;
 use super::links::Links;
 use super::matrix::Rows;
@@ -94,6 +95,8 @@ pub(super) struct Driver {
     pub(super) rows: Rows,
     pub(super) host: netlink::Host,
     pub(super) host_due: Option<Instant>,
+    /// Our tables of the packet filter.
+    pub(super) firewall: Firewall,
     membership_due: Option<Instant>,
     marks_due: Instant,
     /// Sessions the engine was told of.
@@ -115,6 +118,7 @@ pub(super) struct Parts {
     pub(super) stocks: Vec<Stock>,
     pub(super) files: StateFiles,
     pub(super) host: netlink::Host,
+    pub(super) firewall: Firewall,
     pub(super) interface: String,
     /// Where the links' past goes.
     pub(super) history: Option<Writer>,
@@ -151,6 +155,7 @@ impl Driver {
             rows: Rows::default(),
             host: parts.host,
             host_due: Some(now),
+            firewall: parts.firewall,
             membership_due: None,
             marks_due: now + MARKS_INTERVAL,
             sessions: BTreeSet::new(),
@@ -173,6 +178,9 @@ impl Driver {
             if self.host_due.is_some_and(|due| due <= clock::now()) {
                 self.apply_host().await;
             }
+            if self.firewall.next_deadline().is_some_and(|due| due <= clock::now()) {
+                self.keep_firewall().await;
+            }
             let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -185,6 +193,7 @@ impl Driver {
                 Some(event) = receivers.events.recv() => self.take_event(event),
                 Some(command) = commands.recv() => command(self),
                 Some(event) = watch.next() => self.take_host_event(&event),
+                () = self.firewall.changed() => self.firewall.look(clock::now()),
                 () = tokio::time::sleep(sleep) => {}
             }
             // Before any deadline is judged: an answer may be among them.
@@ -213,6 +222,7 @@ impl Driver {
         if ended == Ended::Restart {
             return;
         }
+        self.remove_firewall().await;
         // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
         let wanted = HostState { device: None, covers: self.wanted_host().covers };
         if let Err(error) = self.host.apply(&wanted).await {
@@ -229,6 +239,7 @@ impl Driver {
             self.links.next_tick(),
             self.membership_due,
             self.host_due,
+            self.firewall.next_deadline(),
             self.underlay_due,
             self.restart_due,
         ]

@@ -11,6 +11,7 @@ mod commands;
 pub mod config_files;
 mod courier;
 mod driver;
+mod firewall;
 mod forwards;
 mod history;
 mod host;

@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::backend::LocalBackend;
 use super::driver::{Driver, Parts};
+use super::firewall::{self, Firewall};
 use super::forwards::Forwards;
 use super::links::Links;
 use super::pages::Pages;
@@ -30,6 +31,7 @@ use crate::platform::file::{self, FileError};
 use crate::platform::handover::{Handover, Program};
 use crate::platform::host_watch::HostWatch;
 use crate::platform::netlink::{self, HostError};
+use crate::platform::nftables::NftError;
 use crate::platform::privileges::{self, Capability};
 use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::steering::Steering;
@@ -82,6 +84,9 @@ pub enum StartError {
     /// Netlink is not there.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The packet filter refuses.
+    #[error(transparent)]
+    Firewall(#[from] NftError),
     /// The device went while the daemon ran.
     #[error("the device {0} was deleted by somebody else; start meshd again")]
     DeviceGone(String),
@@ -152,13 +157,14 @@ struct Origin<'a> {
     inherited: Option<Handover>,
 }
 
-/// Removes everything of ours from the host: routes and covers, also those a crashed predecessor left.
+/// Removes everything of ours from the host that a crashed predecessor left: routes and covers, and tables of the packet
+/// filter except a lock-down. Returns how many there were of each.
 ///
 /// # Errors
-/// Netlink is not there, or refuses.
-pub fn cleanup() -> Result<usize, StartError> {
+/// Netlink or `nft` is not there, or refuses.
+pub fn cleanup() -> Result<(usize, usize), StartError> {
     let runtime = runtime()?;
-    runtime.block_on(async { Ok(netlink::Host::connect()?.cleanup().await?) })
+    runtime.block_on(async { Ok((netlink::Host::connect()?.cleanup().await?, firewall::cleanup().await?)) })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
@@ -226,6 +232,7 @@ async fn serve(
         .hand_over(restarts)
         .map_err(|error| StartError::System { what: "descriptors for a restart", why: error.to_string() })?;
     let OpenPorts { shards: ports, interface, bound } = ports;
+    let firewall = Firewall::find(&interface, identity.certificate.certificate(), bound, now);
     let netlink = netlink::Host::connect()?;
     let watch = HostWatch::start(&interface)?;
     let signals = Signals::listen()?;
@@ -273,11 +280,14 @@ async fn serve(
         stocks,
         files,
         host: netlink,
+        firewall,
         interface,
         history,
     };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();
+    // First, so that no address of the mesh is there without it.
+    driver.keep_firewall().await;
     driver.apply_host().await;
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());

@@ -264,6 +264,9 @@ impl Driver {
         for failure in &self.host_failures {
             add(Gravity::Critical, "host", failure.clone(), "");
         }
+        if let Some(why) = self.firewall.failure() {
+            add(Gravity::Warning, "firewall", format!("packet filter: {why}"), "it is tried again every ten seconds");
+        }
         for failure in self.pages.iter().flat_map(|pages| pages.failures()) {
             let advice = "stop what listens there, or choose another address and reload";
             add(Gravity::Warning, "page", failure, advice);

@@ -8,6 +8,7 @@
 //! | which queue and socket a packet comes to | `steering.rs` |
 //! | waking a blocked thread | `wake.rs` |
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
+//! | the packet filter | `nftables.rs`, `nft_watch.rs` |
 //! | what a host is like | `host_facts.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
 //! | what stays open over a planned restart | `handover.rs` |
@@ -29,6 +30,8 @@ pub mod icmp;
 pub mod interfaces;
 pub mod name_service;
 pub mod netlink;
+pub mod nft_watch;
+pub mod nftables;
 pub mod peer_credentials;
 pub mod privileges;
 pub mod random;

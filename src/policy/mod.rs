@@ -2,15 +2,21 @@
 //!
 //! [`Policy`] is immutable and published beside the forwarding table; what outlives one of them (connections, counts, what
 //! was refused) is its [`Ledger`]. The data threads ask; nothing here touches a clock or a packet's bytes. Pure.
+//!
+//! And what the kernel is to keep away by tables of its packet filter, as text: [`Addresses`].
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod connections;
 mod flow;
 mod ledger;
 mod ranges;
 mod rules;
+mod table;
 
+pub use addresses::Addresses;
 pub use connections::{Connections, Departure};
 pub use flow::{Flags, Flow, ICMP, ICMPV6, TCP, UDP};
 pub use ledger::{Denial, Ledger};
 pub use rules::{Policy, Subject, Verdict};
+pub use table::{Purpose, is_nameable, removal};

@@ -1,6 +1,6 @@
 //! What the facts mean, and what to do about them.
 
-use super::facts::{Daemon, Facts};
+use super::facts::{AddressTable, Daemon, Facts};
 use super::{Finding, Outcome};
 use crate::api::{Gravity, Status};
 use crate::cli::quantity;
@@ -14,7 +14,7 @@ const LITTLE_SPACE: u64 = 256 << 20;
 
 /// Judges everything that was found.
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
-    let mut found = vec![configuration(facts), kernel(facts), clock(facts), device(facts), firewall(facts)];
+    let mut found = vec![configuration(facts), kernel(facts), clock(facts), device(facts)];
     found.extend(files(facts));
     if let Ok(config) = &facts.config {
         found.push(space(facts, config));
@@ -28,7 +28,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
             finding(outcome, "status", problem.message.clone(), &problem.advice)
         }));
     }
-    found.push(reverse_path(facts));
+    found.push(addresses(facts));
     found
 }
 
@@ -89,15 +89,6 @@ fn device(facts: &Facts) -> Finding {
             format!("/dev/net/tun does not open: {why}"),
             "`modprobe tun`; in a container, give it the device; where only root may open it, `chmod 666 /dev/net/tun`",
         ),
-    }
-}
-
-fn firewall(facts: &Facts) -> Finding {
-    if facts.has_nft {
-        good("nft", "it is there")
-    } else {
-        let message = "it is missing: nothing that needs the kernel's packet filter can be set up";
-        finding(Outcome::Notice, "nft", message, "`apt-get install nftables`")
     }
 }
 
@@ -216,16 +207,38 @@ fn forwarding(facts: &Facts, status: &Status) -> Finding {
     )
 }
 
-fn reverse_path(facts: &Facts) -> Finding {
-    match facts.reverse_path.as_deref() {
-        Some("0") => finding(
-            Outcome::Notice,
-            "reverse_path",
-            "net.ipv4.conf.all.rp_filter is 0: packets for overlay addresses are taken from any interface (CVE-2019-14899)",
-            "set it to 1 or 2, or drop overlay addresses on other interfaces in the host's firewall",
+/// Whether the mesh's addresses are its interface's alone; without `nft` the kernel's own check is the next best, for IPv4.
+fn addresses(facts: &Facts) -> Finding {
+    let is_up = matches!(facts.daemon, Daemon::Up(_));
+    match &facts.addresses {
+        AddressTable::There(name) => {
+            good("addresses", format!("what arrives for them on other interfaces is dropped (nft table inet {name})"))
+        }
+        AddressTable::Missing(name) if is_up => finding(
+            Outcome::Trouble,
+            "addresses",
+            format!("there is no nft table inet {name}: what arrives for them on other interfaces is let in"),
+            "`meshctl status` and the daemon's log say why; a kernel without nf_tables has none",
         ),
-        Some(value) => good("reverse_path", format!("net.ipv4.conf.all.rp_filter is {value}")),
-        None => finding(Outcome::Unknown, "reverse_path", "net.ipv4.conf.all.rp_filter is not told", ""),
+        AddressTable::Missing(_) => {
+            finding(Outcome::Unknown, "addresses", "the daemon that keeps them apart does not run", "")
+        }
+        AddressTable::Untold(why) => finding(Outcome::Unknown, "addresses", first_line(why), "run this as root"),
+        AddressTable::NoProgram => {
+            let reverse_path = match facts.reverse_path.as_deref() {
+                Some(value) => format!("net.ipv4.conf.all.rp_filter is {value}"),
+                None => "net.ipv4.conf.all.rp_filter is not told".to_owned(),
+            };
+            finding(
+                Outcome::Notice,
+                "addresses",
+                format!(
+                    "there is no nft: packets for addresses of the mesh are taken from any interface (CVE-2019-14899; \
+                     {reverse_path}), and there can be no [lockdown]"
+                ),
+                "`apt-get install nftables`, then `systemctl restart meshd`",
+            )
+        }
     }
 }
 
@@ -242,7 +255,7 @@ mod tests {
             kernel: Some("6.1.0-18-amd64".into()),
             clock_is_disciplined: Some(true),
             tun: Ok(()),
-            has_nft: true,
+            addresses: AddressTable::There("meshd_mesh0".into()),
             forwards: [Some(true), Some(true)],
             reverse_path: Some("2".into()),
             config: Ok(Config::parse(example, "/etc/meshd/meshd.toml".as_ref()).unwrap()),
@@ -278,7 +291,7 @@ mod tests {
             change(&mut facts);
             facts
         };
-        let cases: [(&str, Outcome, Change<'_>); 14] = [
+        let cases: [(&str, Outcome, Change<'_>); 15] = [
             ("configuration", Outcome::Trouble, &|facts| {
                 facts.config = Err("meshd.toml:1:1: node: it is missing".into())
             }),
@@ -286,11 +299,12 @@ mod tests {
             ("kernel", Outcome::Unknown, &|facts| facts.kernel = Some("rolling".into())),
             ("clock", Outcome::Notice, &|facts| facts.clock_is_disciplined = Some(false)),
             ("device", Outcome::Trouble, &|facts| facts.tun = Err("No such device".into())),
-            ("nft", Outcome::Notice, &|facts| facts.has_nft = false),
+            ("addresses", Outcome::Notice, &|facts| facts.addresses = AddressTable::NoProgram),
+            ("addresses", Outcome::Trouble, &|facts| facts.addresses = AddressTable::Missing("meshd_mesh0".into())),
+            ("addresses", Outcome::Unknown, &|facts| facts.addresses = AddressTable::Untold("not permitted".into())),
             ("space", Outcome::Trouble, &|facts| facts.free_bytes = Some(1 << 20)),
             ("daemon", Outcome::Trouble, &|facts| facts.daemon = Daemon::Down("no daemon answers".into())),
             ("daemon", Outcome::Unknown, &|facts| facts.daemon = Daemon::Closed("you may not".into())),
-            ("reverse_path", Outcome::Notice, &|facts| facts.reverse_path = Some("0".into())),
             ("forwarding", Outcome::Trouble, &|facts| facts.forwards = [Some(false), Some(true)]),
             ("files", Outcome::Trouble, &|facts| facts.files.push(file_trouble(false))),
             ("files", Outcome::Unknown, &|facts| facts.files.push(file_trouble(true))),

@@ -7,6 +7,8 @@ use crate::api::{ClientError, Status};
 use crate::config::{Config, Receiver, receiver::ReceiverKind};
 use crate::platform::file::{self, FileError};
 use crate::platform::host_facts;
+use crate::platform::nftables::Nft;
+use crate::policy::Purpose;
 
 /// Bytes of a private file at most: the largest is a ledger of some thousand nodes.
 const PRIVATE_LIMIT: u64 = 16 << 20;
@@ -19,8 +21,8 @@ pub(super) struct Facts {
     pub(super) clock_is_disciplined: Option<bool>,
     /// What opening the tunnel's device gave.
     pub(super) tun: Result<(), String>,
-    /// Whether `nft` is there.
-    pub(super) has_nft: bool,
+    /// The table that keeps the mesh's addresses apart.
+    pub(super) addresses: AddressTable,
     /// Whether IPv4 and IPv6 are forwarded.
     pub(super) forwards: [Option<bool>; 2],
     /// The strictest of the kernel's reverse path settings for IPv4: 0 is none.
@@ -33,6 +35,18 @@ pub(super) struct Facts {
     pub(super) free_bytes: Option<u64>,
     /// What the daemon says.
     pub(super) daemon: Daemon,
+}
+
+/// What there is of the table that drops what bears an address of the mesh and arrives elsewhere.
+pub(super) enum AddressTable {
+    /// This host has no `nft`.
+    NoProgram,
+    /// It is there, under this name.
+    There(String),
+    /// There is none of this name.
+    Missing(String),
+    /// It is not told, for this reason.
+    Untold(String),
 }
 
 /// A private file and what is wrong with it.
@@ -65,7 +79,7 @@ impl Facts {
             kernel: host_facts::kernel_release().ok(),
             clock_is_disciplined: host_facts::clock_is_disciplined().ok(),
             tun: host_facts::open_tun().map_err(|error| error.to_string()),
-            has_nft: host_facts::program("nft").is_some(),
+            addresses: look_at_addresses(config.as_ref().ok()).await,
             forwards: [forwards("net.ipv4.ip_forward"), forwards("net.ipv6.conf.all.forwarding")],
             reverse_path: host_facts::parameter("net.ipv4.conf.all.rp_filter"),
             files: config.as_ref().map(look_at_files).unwrap_or_default(),
@@ -73,6 +87,17 @@ impl Facts {
             daemon: ask(context).await,
             config,
         }
+    }
+}
+
+async fn look_at_addresses(config: Option<&Config>) -> AddressTable {
+    let Some(nft) = Nft::find() else { return AddressTable::NoProgram };
+    let Some(config) = config else { return AddressTable::Untold("the interface is not known".to_owned()) };
+    let name = Purpose::Addresses.table(&config.interface.name);
+    match nft.table(&name).await {
+        Ok(Some(_)) => AddressTable::There(name),
+        Ok(None) => AddressTable::Missing(name),
+        Err(error) => AddressTable::Untold(error.to_string()),
     }
 }
 
