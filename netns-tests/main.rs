@@ -27,6 +27,7 @@ mod scene;
 mod service;
 mod state;
 mod stranger;
+mod supervised;
 mod views;
 mod wireguard;
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             service::CASES,
             doctor::CASES,
             restart::CASES,
+            supervised::CASES,
         ],
         &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
     )

@@ -1,4 +1,4 @@
-//! Planned restarts: the device, the port and every connection outlive the program.
+//! Restarts, planned and not: the device and every connection outlive the program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case { name: "restart::connections_outlive_restarts", needs: &[], run: connections },
     Case { name: "restart::a_successor_that_refuses_changes_nothing", needs: &[], run: refused },
     Case { name: "restart::a_new_program_and_back", needs: &[], run: upgrade_and_back },
+    Case { name: "restart::a_crash_keeps_the_device_and_connections", needs: &[], run: crash },
 ];
 
 /// Restarts of each node, one after the other.
@@ -29,7 +30,7 @@ const ROUNDS: usize = 3;
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The device: its number in the kernel, which a new one of the same name would not have, and its routes.
-fn device(host: &Host) -> Result<(String, String)> {
+pub fn device(host: &Host) -> Result<(String, String)> {
     let link = host.command("ip").args(["-oneline", "link", "show", "dev", "mesh0"]).check()?;
     let index = link.split(':').next().unwrap_or_default().to_owned();
     let routes = ["-4", "-6"].map(|family| host.command("ip").args([family, "route", "show", "dev", "mesh0"]).check());
@@ -38,7 +39,7 @@ fn device(host: &Host) -> Result<(String, String)> {
 }
 
 /// Returns what the kernel tells of the device's addresses and routes while `work` is done.
-fn changes_during(host: &Host, work: impl FnOnce() -> Result<()>) -> Result<String> {
+pub fn changes_during(host: &Host, work: impl FnOnce() -> Result<()>) -> Result<String> {
     let monitor = host.command("ip").args(["monitor", "route", "address"]).spawn()?;
     // It listens once it tells of a change that is made here for it; another one comes after all that is of interest.
     while !monitor.stdout().contains("198.51.100.7") {
@@ -194,4 +195,44 @@ fn upgrade_and_back(lab: &Lab) -> Result<()> {
         flow.exchange(b"as before")?;
     }
     daemon.stop(LONG).map(drop)
+}
+
+/// ```text
+///     a---b           b's daemon is killed and started again; and then somebody else has a device of that name
+/// ```
+fn crash(lab: &Lab) -> Result<()> {
+    let scene = Scene::running(lab, &["a", "b"])?;
+    let (mesh, all) = (&scene.mesh, scene.all());
+    let mut flows = [scene.flow(0, 1)?, scene.flow(1, 0)?];
+    let before = device(all[1])?;
+    for _ in 0..ROUNDS {
+        let changes = changes_during(all[1], || {
+            mesh.kill(all[1])?;
+            mesh.start(&all[1..])?;
+            flows.iter_mut().try_for_each(|flow| flow.exchange(b"as before"))
+        })?;
+        assert_eq!(changes, "", "no address or route of the device was touched");
+        assert_eq!(device(all[1])?, before);
+        assert!(mesh.daemon(all[1])?.stderr().contains("taken over from a daemon that did not stop"));
+    }
+    // What a killed daemon left goes when it is told to, and not while a daemon uses it.
+    let cleanup = || all[1].command(place::binary("meshd")?).arg("--cleanup").check();
+    let has_device = || all[1].command("ip").args(["link", "show", "dev", "mesh0"]).output();
+    mesh.kill(all[1])?;
+    cleanup()?;
+    assert!(!has_device()?.status.success());
+    mesh.start(&all[1..])?;
+    flows.iter_mut().try_for_each(|flow| flow.exchange(b"as before"))?;
+    cleanup()?;
+    assert!(has_device()?.status.success(), "it is in use");
+    // A stop is a stop, also after a crash.
+    mesh.stop(&all[1..])?;
+    assert!(!has_device()?.status.success());
+    // What somebody else made is not taken, although it would do.
+    all[1].command("ip").args(["tuntap", "add", "dev", "mesh0", "mode", "tun", "multi_queue", "vnet_hdr"]).check()?;
+    let stranger = device(all[1])?;
+    let refused = mesh.meshd(all[1]).output()?;
+    assert!(!refused.status.success() && refused.stderr.contains("mesh0 is in use"), "{refused:?}");
+    assert_eq!(device(all[1])?, stranger);
+    Ok(())
 }

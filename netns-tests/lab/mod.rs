@@ -35,6 +35,7 @@
 //! | `firewall` | [`Firewall`]: nftables in a host |
 //! | `mariadb` | database servers and their replication |
 //! | `mesh` | [`Mesh`]: real daemons, admitted as an operator does it, and their status |
+//! | `service_manager` | [`ServiceManager`]: what systemd does for a daemon, as far as the daemon can tell |
 //! | `wireguard_go` | wireguard-go on a host, a stock peer |
 //! | `flow` | [`Flow`]: connections through whatever lies between two hosts |
 //! | `footprint` | [`footprint()`]: what a host's kernel knows, to see what was left behind |
@@ -62,6 +63,7 @@ pub mod place;
 pub mod plain;
 pub mod process;
 pub mod reexec;
+pub mod service_manager;
 pub mod sweep;
 pub mod wan;
 pub mod wireguard_go;
@@ -76,4 +78,5 @@ pub use host::{Host, Lab};
 pub use mesh::Mesh;
 pub use plain::Plain;
 pub use process::{HostCommand, Proc};
+pub use service_manager::ServiceManager;
 pub use wan::{Fate, Wan};

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,6 +35,7 @@ pub struct HostCommand {
     command: Command,
     input: Option<Vec<u8>>,
     limit: Duration,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl HostCommand {
@@ -43,7 +45,14 @@ impl HostCommand {
         // An ordinary user's PATH lacks the directories where `ip` and `nft` live.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
-        HostCommand { host, program: program.to_owned(), command, input: None, limit: RUN_LIMIT }
+        HostCommand {
+            host,
+            program: program.to_owned(),
+            command,
+            input: None,
+            limit: RUN_LIMIT,
+            descriptors: Vec::new(),
+        }
     }
 
     /// Adds an argument.
@@ -88,6 +97,13 @@ impl HostCommand {
         self
     }
 
+    /// Gives the program these descriptors, as 3 and so on, as a service manager does.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: Vec<OwnedFd>) -> Self {
+        self.descriptors = descriptors;
+        self
+    }
+
     /// Sets how long [`HostCommand::output`] and [`HostCommand::check`] let the program run; 120 s without it.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
@@ -100,14 +116,18 @@ impl HostCommand {
     /// # Errors
     /// Where it cannot be started.
     pub fn spawn(self) -> Result<Proc> {
-        let HostCommand { host, program, mut command, input, .. } = self;
+        let HostCommand { host, program, mut command, input, descriptors, .. } = self;
         let name = program.file_name().unwrap_or(OsStr::new("program")).to_string_lossy().into_owned();
         let log = host.next_log(&name);
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+        let mut moved = vec![0; descriptors.len()];
+        // SAFETY: between fork and exec only prctl, fcntl and dup2 are called, which are async-signal-safe.
         unsafe {
-            command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+            command.pre_exec(move || {
+                set_pdeathsig(Signal::SIGKILL)?;
+                hand_over(&descriptors, &mut moved)
+            });
         }
         let what = format!("start {} on {}", program.display(), host.name());
         let mut child = host.on_resident(move || command.spawn())?.context(&what)?;
@@ -147,6 +167,27 @@ impl HostCommand {
         }
         Err(Error::failed(format!("{what}: {}\n{}{}", done.status, done.stdout, done.stderr)))
     }
+}
+
+/// Gives descriptors the numbers from 3 on, in their order, to be inherited. For the time between fork and exec: allocates
+/// nothing. `moved` is room for as many.
+fn hand_over(descriptors: &[OwnedFd], moved: &mut [RawFd]) -> std::io::Result<()> {
+    // Out of the way of the numbers they are to have.
+    let free = 3 + descriptors.len() as RawFd;
+    for (descriptor, moved) in descriptors.iter().zip(moved.iter_mut()) {
+        // SAFETY: fcntl with F_DUPFD_CLOEXEC touches no memory.
+        *moved = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, free) };
+        if *moved < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    for (number, moved) in (3..).zip(moved.iter()) {
+        // SAFETY: dup2 touches no memory; the program that is about to start owns nothing at these numbers.
+        if unsafe { libc::dup2(*moved, number) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// What a program that has ended left.

@@ -51,7 +51,7 @@ fn serve(config: Config, path: &Path) -> Result<(), Failure> {
 
 fn cleanup(context: &Context) -> Result<(), Failure> {
     let (routes, tables) = daemon::cleanup()?;
-    context.output.note(&format!("{routes} routes and {tables} tables of meshd removed"));
+    context.output.note(&format!("{routes} routes and devices, and {tables} tables of meshd removed"));
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use super::observer::Observer;
 use super::pages::Pages;
 use super::reload::Refusal;
 use super::restart::Ended;
+use super::service::Service;
 use super::signals::{Signal, Signals};
 use super::startup::StartError;
 use super::state::StateFiles;
@@ -72,6 +73,7 @@ pub(super) struct Driver {
     pub(super) pages: Option<Pages>,
     pub(super) alerts: Alerts,
     pub(super) forwards: Forwards,
+    pub(super) service: Service,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -120,6 +122,7 @@ pub(super) struct Parts {
     pub(super) host: netlink::Host,
     pub(super) firewall: Firewall,
     pub(super) interface: String,
+    pub(super) service: Service,
     /// Where the links' past goes.
     pub(super) history: Option<Writer>,
 }
@@ -129,6 +132,7 @@ impl Driver {
         Driver {
             alerts: Alerts::new(&parts.config),
             forwards: Forwards::default(),
+            service: parts.service,
             config: parts.config,
             engine: parts.engine,
             links: parts.links,
@@ -171,6 +175,7 @@ impl Driver {
         mut signals: Signals,
     ) -> Result<Ended, StartError> {
         self.drain();
+        self.report_ready();
         while !self.device_gone {
             if self.restart_due.is_some_and(|due| due <= clock::now()) {
                 return Ok(Ended::Restart);
@@ -223,6 +228,10 @@ impl Driver {
             return;
         }
         self.remove_firewall().await;
+        // Where the service manager keeps the device, it knows whether this is a stop or a restart; we do not.
+        if self.service.keeps() {
+            return;
+        }
         // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
         let wanted = HostState { device: None, covers: self.wanted_host().covers };
         if let Err(error) = self.host.apply(&wanted).await {
@@ -242,6 +251,7 @@ impl Driver {
             self.firewall.next_deadline(),
             self.underlay_due,
             self.restart_due,
+            self.service.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -265,6 +275,7 @@ impl Driver {
         let engine = &self.engine;
         self.monitor.handle_timeout(&mut self.links, |node| member_name(engine, node), now, wall);
         self.look_at_alerts(now, wall);
+        self.report_health(now);
         if self.underlay_due.is_some_and(|due| due <= now) {
             self.look_at_underlay(now, wall);
         }

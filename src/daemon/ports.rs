@@ -39,9 +39,12 @@ impl OpenPorts {
         interface: &str,
         listen: SocketAddr,
         wanted: u8,
-        steering: io::Result<Steering>,
+        steering: &io::Result<Steering>,
     ) -> Result<OpenPorts, StartError> {
-        let queues = steering.map_err(TunError::Unsorted).and_then(|steering| Tun::create_queues(interface, &steering));
+        let queues = match steering {
+            Ok(steering) => Tun::create_queues(interface, steering),
+            Err(error) => Err(TunError::Unsorted(io::Error::new(error.kind(), error.to_string()))),
+        };
         let (queues, lanes) = match queues {
             Ok(queues) => (queues, usize::from(LANES)),
             Err(error) => {
@@ -120,7 +123,7 @@ impl OpenPorts {
 }
 
 /// Whether a device's name is one that `pattern` asks for, where `%d` stands for a number.
-fn is_named(name: &str, pattern: &str) -> bool {
+pub(super) fn is_named(name: &str, pattern: &str) -> bool {
     match pattern.split_once("%d") {
         Some((before, after)) => {
             let number = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
@@ -136,7 +139,7 @@ mod tests {
     use crate::platform::test_namespace::in_namespace;
 
     fn open(wanted: u8, steering: io::Result<Steering>) -> OpenPorts {
-        OpenPorts::open("mesh%d", ([127, 0, 0, 1], 0).into(), wanted, steering).unwrap()
+        OpenPorts::open("mesh%d", ([127, 0, 0, 1], 0).into(), wanted, &steering).unwrap()
     }
 
     #[test]
@@ -161,7 +164,7 @@ mod tests {
                 assert!(ports.shards.iter().all(|shard| shard.lanes.len() == usize::from(LANES)));
                 assert!(ports.shards.iter().all(|shard| shard.udp.local() == ports.bound));
                 // Nobody else is let in, whatever they would share.
-                let other = OpenPorts::open("mesh%d", ports.bound, wanted, Steering::load(wanted, LANES));
+                let other = OpenPorts::open("mesh%d", ports.bound, wanted, &Steering::load(wanted, LANES));
                 assert!(matches!(other, Err(StartError::Listen { .. })));
             }
         });

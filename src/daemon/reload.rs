@@ -98,7 +98,8 @@ impl Driver {
     /// # Errors
     /// It was refused, with everything that is wrong.
     pub(super) fn reload(&mut self) -> Answer<Plan> {
-        match self.take_over() {
+        self.service.reloading();
+        let answer = match self.take_over() {
             Ok(plan) => {
                 let changes = plan.changes.len();
                 tracing::info!("reloaded: {changes} settings changed");
@@ -115,7 +116,9 @@ impl Driver {
                 self.refusal = Some(refusal);
                 Err(refused)
             }
-        }
+        };
+        self.report_ready();
+        answer
     }
 
     fn read_again(&self) -> Result<Ready, Reason> {

@@ -1,6 +1,7 @@
 //! From a configuration file to a running node, and the way back.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::backend::LocalBackend;
+use super::device::{Kept, find_orphan};
 use super::driver::{Driver, Parts};
 use super::firewall::{self, Firewall};
 use super::forwards::Forwards;
@@ -17,6 +19,7 @@ use super::links::Links;
 use super::pages::Pages;
 use super::ports::{LANES, OpenPorts};
 use super::restart::{Ended, config_again};
+use super::service::Service;
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
@@ -24,7 +27,7 @@ use super::underlay;
 use crate::api::{self, Server};
 use crate::config::{Config, HistorySettings, Latency, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
-use crate::dataplane::{self, Dataplane, Local, queues};
+use crate::dataplane::{self, Dataplane, Habits, Local, queues};
 use crate::history::Writer;
 use crate::identity::{Authority, NodeKeys, SignedCertificate, TrustAnchor, Validity};
 use crate::platform::file::{self, FileError};
@@ -32,6 +35,7 @@ use crate::platform::handover::{Handover, Program};
 use crate::platform::host_watch::HostWatch;
 use crate::platform::netlink::{self, HostError};
 use crate::platform::nftables::NftError;
+use crate::platform::notify;
 use crate::platform::privileges::{self, Capability};
 use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::steering::Steering;
@@ -119,7 +123,7 @@ struct Identity {
 /// # Errors
 /// [`StartError`], with nothing left behind on the host.
 pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
-    let (program, mut inherited) = (Program::running().ok(), Handover::take());
+    let (program, mut inherited) = (Program::running().ok(), Handover::take().or_else(notify::stored));
     start_log(config.log.level);
     // Before privileges are given up, and before any other thread, which inherits it. What is not granted costs speed alone.
     tracing::debug!("promptness: {}", ask_for_promptness());
@@ -136,7 +140,7 @@ pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
     loop {
         let known = config.clone();
         let origin = Origin { path: config_path, program: program.clone(), inherited };
-        let Some(handover) = runtime.block_on(serve(config, origin, steering))? else { return Ok(()) };
+        let Some(handover) = runtime.block_on(serve(config, origin, &steering))? else { return Ok(()) };
         let Some(program) = &program else { return Ok(()) };
         // Nothing returns from here but a failure; the program that is there then takes over from itself.
         let error = handover.execute(program);
@@ -157,14 +161,18 @@ struct Origin<'a> {
     inherited: Option<Handover>,
 }
 
-/// Removes everything of ours from the host that a crashed predecessor left: routes and covers, and tables of the packet
-/// filter except a lock-down. Returns how many there were of each.
+/// Removes everything of ours from the host that a crashed predecessor left: routes and covers, devices, and tables of the packet
+/// filter except a lock-down. Returns how many routes and devices there were, and how many tables.
 ///
 /// # Errors
 /// Netlink or `nft` is not there, or refuses.
 pub fn cleanup() -> Result<(usize, usize), StartError> {
     let runtime = runtime()?;
-    runtime.block_on(async { Ok((netlink::Host::connect()?.cleanup().await?, firewall::cleanup().await?)) })
+    runtime.block_on(async {
+        let host = netlink::Host::connect()?;
+        let devices = host.remove_orphans().await?;
+        Ok((devices + host.cleanup().await?, firewall::cleanup().await?))
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
@@ -210,7 +218,7 @@ pub(super) fn bootstrap(config: &Config) -> Vec<BootstrapPeer> {
 async fn serve(
     config: Config,
     origin: Origin<'_>,
-    steering: io::Result<Steering>,
+    steering: &io::Result<Steering>,
 ) -> Result<Option<Handover>, StartError> {
     let Origin { path: config_path, program, inherited } = origin;
     let (now, wall) = (clock::now(), clock::wall());
@@ -222,18 +230,18 @@ async fn serve(
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
     let restarts = inherited.as_ref().map_or(0, |handover| handover.restarts);
-    let taken = inherited.and_then(|handover| OpenPorts::adopt(handover, &config.interface.name, listen));
-    let ports = match taken {
-        Some(ports) => ports,
-        None => OpenPorts::open(&config.interface.name, listen, config.dataplane.shards, steering)?,
-    };
+    let netlink = netlink::Host::connect()?;
+    let mut service = Service::find();
+    let owner = identity.certificate.certificate().node.to_string();
+    let ports = open_ports(&config, listen, inherited, steering, &netlink, &service, &owner).await?;
     let shards = ports.count();
     let handover = ports
         .hand_over(restarts)
         .map_err(|error| StartError::System { what: "descriptors for a restart", why: error.to_string() })?;
+    service.store(&handover);
     let OpenPorts { shards: ports, interface, bound } = ports;
     let firewall = Firewall::find(&interface, identity.certificate.certificate(), bound, now);
-    let netlink = netlink::Host::connect()?;
+    let _kept = Kept::keep(&netlink, &ports, &owner).await;
     let watch = HostWatch::start(&interface)?;
     let signals = Signals::listen()?;
     let seed = || random::seed().map_err(|error| StartError::System { what: "randomness", why: error.to_string() });
@@ -268,6 +276,7 @@ async fn serve(
     let server = Server::bind(&config.files.socket, readers)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
+    let habits = Habits { polls, longest_sleep: service.longest_sleep() };
     let history = start_history(&config, wall)?;
     let parts = Parts {
         config,
@@ -282,6 +291,7 @@ async fn serve(
         host: netlink,
         firewall,
         interface,
+        service,
         history,
     };
     let mut driver = Driver::new(parts, now, wall);
@@ -292,7 +302,7 @@ async fn serve(
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());
     let host = Arc::clone(driver.links.host());
-    driver.dataplane = Some(Dataplane::start(ports, &table, &host, &senders, polls)?);
+    driver.dataplane = Some(Dataplane::start(ports, &table, &host, &senders, habits)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let backend = Arc::new(LocalBackend::new(commands));
     let mut pages = Pages::new(Arc::clone(&backend), driver.engine.certificate().certificate());
@@ -310,12 +320,50 @@ async fn serve(
     let ended = driver.run(receivers, command_queue, watch, signals).await;
     match ended {
         Ok(Ended::Restart) => tracing::info!("restarting in place"),
-        _ => tracing::info!("stopping"),
+        _ => {
+            tracing::info!("stopping");
+            driver.service.stopping();
+        }
     }
     let _ = stop_server.send(());
     let _ = serving.await;
     driver.shut_down(*ended.as_ref().unwrap_or(&Ended::Stop)).await;
     Ok((ended? == Ended::Restart).then_some(handover))
+}
+
+/// Takes over the device and the port from the program before this one, however it ended; makes what is not there.
+async fn open_ports(
+    config: &Config,
+    listen: SocketAddr,
+    inherited: Option<Handover>,
+    steering: &io::Result<Steering>,
+    host: &netlink::Host,
+    service: &Service,
+    owner: &str,
+) -> Result<OpenPorts, StartError> {
+    let pattern = &config.interface.name;
+    if let Some(handover) = inherited {
+        if let Some(ports) = OpenPorts::adopt(handover, pattern, listen) {
+            return Ok(ports);
+        }
+        // The names are free only once nobody holds them.
+        service.forget();
+    }
+    let open = |name: &str| OpenPorts::open(name, listen, config.dataplane.shards, steering);
+    let Some(orphan) = find_orphan(host, pattern, owner).await? else { return open(pattern) };
+    match open(&orphan.name) {
+        Ok(ports) => {
+            tracing::info!("{}: taken over from a daemon that did not stop", orphan.name);
+            Ok(ports)
+        }
+        // It was made otherwise than it would be now.
+        Err(StartError::Device(error)) => {
+            tracing::warn!("{}: made anew, and connections stand still for a moment: {error}", orphan.name);
+            host.remove_device(&orphan).await?;
+            open(pattern)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The number of the group that may look.

@@ -7,6 +7,7 @@ use super::counters::Counters;
 use super::inbound::Inbound;
 use super::outbound::{Found, Outbound};
 use super::polling::Polling;
+use super::pulse::Pulse;
 use crate::platform::tun::Tun;
 use crate::platform::udp::UdpSocket;
 use crate::platform::wake::{Interest, Wake, Watch};
@@ -36,6 +37,9 @@ pub(super) struct Shard {
     /// When to look again before sleeping; `None`: never.
     pub(super) polling: Option<Polling>,
     pub(super) counters: Arc<Counters>,
+    pub(super) pulse: Arc<Pulse>,
+    /// How long it sleeps at most, in milliseconds; `None`: until there is something.
+    pub(super) sleep: Option<u16>,
 }
 
 impl Shard {
@@ -47,6 +51,7 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut gone = false;
         while !self.wake.is_rung() {
+            self.pulse.beat();
             // While the socket has no room, nothing is read that would only have to wait as well.
             let (device, socket) = match self.outbound.is_waiting() {
                 true => (Interest::Nothing, Interest::Both),
@@ -54,7 +59,8 @@ impl Shard {
                 false => (Interest::Reading, Interest::Reading),
             };
             let awake = self.stays_awake();
-            let waited = self.aim(device, socket).and_then(|()| self.watch.wait(awake.then_some(0)));
+            let waited =
+                self.aim(device, socket).and_then(|()| self.watch.wait(if awake { Some(0) } else { self.sleep }));
             let ready = match waited {
                 Ok(Some(ready)) => ready,
                 Ok(None) => return,

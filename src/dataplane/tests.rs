@@ -128,7 +128,7 @@ impl Node {
         polls: bool,
     ) -> (Dataplane, Receivers) {
         let (queues, receivers) = queues();
-        (Dataplane::start(ports, table, host, &queues, polls).unwrap(), receivers)
+        (Dataplane::start(ports, table, host, &queues, Habits { polls, longest_sleep: None }).unwrap(), receivers)
     }
 
     /// Does what the control task does with handshakes; ends with the data plane.

@@ -6,6 +6,7 @@ use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::peer::Peer;
 use super::polling::Polling;
+use super::pulse::Pulse;
 use super::queues::Queues;
 use super::retained::Retained;
 use super::shard::Shard;
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Why the data plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,16 @@ pub struct Ports {
     pub udp: Arc<UdpSocket>,
 }
 
+/// How the data threads wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Habits {
+    /// A thread looks again for a moment before it sleeps, while packets follow each other closely: at most one core while
+    /// they do, a tenth of one in vain, nothing when idle.
+    pub polls: bool,
+    /// How long a thread sleeps at most, so that it can be seen to turn; `None`: until there is something.
+    pub longest_sleep: Option<Duration>,
+}
+
 /// The running data threads. Stopped when dropped.
 pub struct Dataplane {
     wake: Arc<Wake>,
@@ -42,6 +54,7 @@ pub struct Dataplane {
     /// Of each shard.
     outbound: Vec<Arc<Counters>>,
     inbound: Vec<Arc<Counters>>,
+    pulses: Vec<Arc<Pulse>>,
     retained: Arc<Retained>,
     transmitter: Transmitter,
     /// One queue of the device.
@@ -53,16 +66,13 @@ pub struct Dataplane {
 impl Dataplane {
     /// Starts a thread for each shard, which moves packets both ways.
     ///
-    /// Where they `poll`, a thread looks again for a moment before it sleeps, while packets follow each other closely: at
-    /// most one core while they do, a tenth of one in vain, nothing when idle.
-    ///
     /// It does not own the descriptors alone: after a stop they work on, for a successor.
     pub fn start(
         shards: Vec<Ports>,
         table: &Arc<ArcSwap<ForwardingTable>>,
         host: &Arc<Host>,
         queues: &Queues,
-        polls: bool,
+        habits: Habits,
     ) -> Result<Self, StartError> {
         let first = shards.first().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let mut dataplane = Dataplane {
@@ -70,6 +80,7 @@ impl Dataplane {
             threads: Vec::with_capacity(shards.len()),
             outbound: Vec::with_capacity(shards.len()),
             inbound: Vec::with_capacity(shards.len()),
+            pulses: Vec::with_capacity(shards.len()),
             retained: Arc::default(),
             transmitter: Transmitter::new(Arc::clone(&first.udp)),
             device: Arc::clone(first.lanes.first().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?),
@@ -91,14 +102,22 @@ impl Dataplane {
             let inbound = Inbound::new(device, Arc::clone(&udp), table, host, queues.clone(), counters);
             let wake = Arc::clone(&dataplane.wake);
             let watch = Watch::new(Arc::clone(&wake), 1 + lanes.len())?;
-            let polling = polls.then(Polling::default);
-            let counters = Arc::clone(&incoming);
-            let shard = Shard { lanes, udp, wake, watch, outbound, inbound, polling, counters };
+            let polling = habits.polls.then(Polling::default);
+            let (counters, pulse) = (Arc::clone(&incoming), Arc::<Pulse>::default());
+            dataplane.pulses.push(Arc::clone(&pulse));
+            let sleep = habits.longest_sleep.map(|sleep| u16::try_from(sleep.as_millis()).unwrap_or(u16::MAX).max(1));
+            let shard = Shard { lanes, udp, wake, watch, outbound, inbound, polling, counters, pulse, sleep };
             dataplane.outbound.push(outgoing);
             dataplane.inbound.push(incoming);
             dataplane.spawn(&format!("mesh-shard-{number}"), move || shard.run())?;
         }
         Ok(dataplane)
+    }
+
+    /// Counts the turns of each thread so far. Where a thread sleeps no longer than some time, one that has not turned for
+    /// longer hangs.
+    pub fn turns(&self) -> Vec<u64> {
+        self.pulses.iter().map(|pulse| pulse.count()).collect()
     }
 
     /// Reads the counters of the way from the TUN to the peers.

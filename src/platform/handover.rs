@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use super::notify::LISTEN_VARIABLES;
+
 /// The form of what is handed over. A program is given a form only after it said that it takes it.
 pub const VERSION: u8 = 1;
 
@@ -78,10 +80,13 @@ impl Handover {
             sockets: self.sockets.iter().map(AsRawFd::as_raw_fd).collect(),
             restarts: self.restarts.saturating_add(1),
         };
-        let error = Command::new(&program.path)
-            .args(&program.arguments)
-            .env(VARIABLE, named.to_text(std::process::id()))
-            .exec();
+        let mut command = Command::new(&program.path);
+        command.args(&program.arguments).env(VARIABLE, named.to_text(std::process::id()));
+        // What the service manager handed over once has other numbers by now; the process is still the same.
+        for variable in LISTEN_VARIABLES {
+            command.env_remove(variable);
+        }
+        let error = command.exec();
         let _ = self.set_inheritable(false);
         error
     }
@@ -155,7 +160,8 @@ impl Named {
     }
 }
 
-fn is_open(descriptor: RawFd) -> bool {
+/// Whether a number stands for an open descriptor.
+pub(super) fn is_open(descriptor: RawFd) -> bool {
     // SAFETY: F_GETFD reads the flags of whatever the number means, if it means anything, and touches no memory.
     unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
 }

@@ -12,6 +12,8 @@
 //! | what a host is like | `host_facts.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
 //! | what stays open over a planned restart | `handover.rs` |
+//! | what a service manager is told, and keeps open | `notify.rs` |
+//! | whose a device is that outlived its daemon | `device_mark.rs` |
 //! | giving up what is not needed | `privileges.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
@@ -21,6 +23,7 @@
 
 pub mod clock;
 mod control_data;
+pub mod device_mark;
 pub mod file;
 pub mod handover;
 pub mod host_facts;
@@ -32,6 +35,7 @@ pub mod name_service;
 pub mod netlink;
 pub mod nft_watch;
 pub mod nftables;
+pub mod notify;
 pub mod peer_credentials;
 pub mod privileges;
 pub mod random;

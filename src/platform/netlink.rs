@@ -84,7 +84,7 @@ const LOCAL_PAUSE: Duration = Duration::from_millis(2);
 /// A netlink connection to the network namespace this was made in.
 #[derive(Debug)]
 pub struct Host {
-    handle: Handle,
+    pub(super) handle: Handle,
     connection: AbortHandle,
     protocol: u8,
 }
@@ -144,7 +144,7 @@ impl Host {
 
     /// Removes every route of ours, also those a crashed predecessor left, and returns how many.
     ///
-    /// Addresses and links need no cleaning: they went with the device.
+    /// Addresses need no cleaning: they go with the device ([`Host::remove_orphans`]).
     pub async fn cleanup(&self) -> Result<usize, HostError> {
         let mut removed = 0;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -362,7 +362,9 @@ pub(super) fn address_of(message: &AddressMessage) -> Option<IpNet> {
     if link_local { None } else { IpNet::new(address, message.header.prefix_len).ok() }
 }
 
-async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, rtnetlink::Error> {
+pub(super) async fn all<T>(
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, rtnetlink::Error> {
     let mut stream = pin!(stream);
     let mut items = Vec::new();
     while let Some(item) = stream.next().await {
@@ -382,12 +384,12 @@ fn errno_of(error: &rtnetlink::Error) -> Option<Errno> {
     }
 }
 
-fn refusal(outcome: Result<(), rtnetlink::Error>) -> Result<(), Errno> {
+pub(super) fn refusal(outcome: Result<(), rtnetlink::Error>) -> Result<(), Errno> {
     // A request that never reached the kernel (the connection's task has ended) counts as a broken pipe.
     outcome.map_err(|error| errno_of(&error).unwrap_or(Errno::EPIPE))
 }
 
-fn reading(what: &'static str, error: &rtnetlink::Error) -> HostError {
+pub(super) fn reading(what: &'static str, error: &rtnetlink::Error) -> HostError {
     let reason = errno_of(error).map_or_else(|| error.to_string(), |errno| errno.desc().into());
     HostError::Read { what, reason }
 }

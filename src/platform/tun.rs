@@ -94,7 +94,8 @@ pub const LONGEST_READ: usize = VNET_HEADER + 65_535;
 const TCP_SEGMENTS: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
 const UDP_SEGMENTS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// A TUN device, or one queue of it, removed by the kernel with its addresses and routes when the last descriptor closes.
+/// A TUN device, or one queue of it, removed by the kernel with its addresses and routes when the last descriptor closes,
+/// unless it is made to stay ([`Tun::set_persistent`]).
 #[derive(Debug)]
 pub struct Tun {
     descriptor: OwnedFd,
@@ -229,6 +230,18 @@ impl Tun {
     /// Returns what precedes each packet.
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Says whether the device, with its addresses and routes, stays when the last descriptor closes. Packets for it are
+    /// lost then until somebody opens it again by its name.
+    ///
+    /// # Errors
+    /// What the kernel says; [`TunError::Deleted`] where the device is gone.
+    pub fn set_persistent(&self, persistent: bool) -> Result<(), TunError> {
+        let wanted = libc::c_ulong::from(persistent);
+        // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
+        let result = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), libc::TUNSETPERSIST, wanted) };
+        Errno::result(result).map(drop).map_err(TunError::from)
     }
 
     /// Reads one packet with what precedes it, without waiting, and returns the length of both. What does not fit into
