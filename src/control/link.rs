@@ -66,6 +66,8 @@ pub(super) struct Peer {
     pub(super) silent_since: Option<Instant>,
     /// The share of the newest probes that were lost, smoothed.
     pub(super) loss: f64,
+    /// Whether the driver was told that the path in use is in doubt.
+    pub(super) doubted: bool,
     introduced: Option<Instant>,
 }
 
@@ -209,6 +211,7 @@ impl Engine {
                 paths,
                 silent_since,
                 loss,
+                doubted: false,
                 introduced,
             };
             self.peers.insert(node, peer);

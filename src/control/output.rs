@@ -74,6 +74,13 @@ pub enum PeerChange {
         /// The path.
         path: Path,
     },
+    /// Packets by the path in use may be lost, or need no longer be feared for: it answered, or another one is taken.
+    Doubt {
+        /// The peer.
+        node: NodeId,
+        /// Whether they may be lost.
+        doubted: bool,
+    },
     /// The path to the peer carries packets up to that size.
     Mtu {
         /// The peer.

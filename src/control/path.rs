@@ -50,10 +50,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Shortest time between two looks at a path that the peer seems to have moved to, so that copied packets cannot make us
 /// spray.
 const MOVE_PAUSE: Duration = Duration::from_millis(200);
-/// How long the path in use may take to answer when the peer has left it, or two round trips where that is longer.
-const DOUBT: Duration = Duration::from_millis(200);
-/// Looks at the path in use before the peer's word counts more: one may get lost.
-const DOUBT_TRIES: u32 = 2;
+/// How long the path in use may take to answer a look when it is in doubt, or two round trips where that is longer: ten times what
+/// a busy host takes to answer, and two of them make the shortest pause after which the kernel sends a segment again.
+const DOUBT: Duration = Duration::from_millis(100);
+/// Looks at the path in use before the peer's word counts more, at most: on a path that loses much, most of them get lost.
+const MOST_DOUBT_TRIES: u32 = 4;
 /// Looks at one path that wait for their answer: as many as one pause after the other makes in their time.
 const MOST_OPEN: usize = 8;
 /// The numbers of looks: the bits that a probe's sequence leaves to them.
@@ -101,8 +102,13 @@ impl Condition {
     /// How long the silence must last to be no chance, from the first probe that was missed: at the loss there is, as many
     /// in a row are missed once in [`CHANCE`] probes. One lost probe is never enough.
     fn patience(&self) -> Duration {
+        MISS * (self.misses() - 1)
+    }
+
+    /// How many have to be missed in a row.
+    fn misses(&self) -> u32 {
         let misses = (CHANCE.ln() / -self.loss.clamp(0.001, 0.9).ln()).ceil();
-        MISS * ((misses as u32).clamp(2, MOST_TOLERATED) - 1)
+        (misses as u32).clamp(2, MOST_TOLERATED)
     }
 }
 
@@ -164,6 +170,17 @@ pub struct Paths {
     flips: u32,
     flipped: Option<Instant>,
     doubt: Option<Doubt>,
+    unanswered: Option<Unanswered>,
+    /// Until when the peer's new place may answer, on the node that follows it.
+    following: Option<Instant>,
+}
+
+/// The host's connections send the same again and hear nothing, though no probe was missed yet: is the path in use good?
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
+    since: Instant,
+    /// When the path in use should have answered; `None` once that was looked at.
+    until: Option<Instant>,
 }
 
 /// The peer uses another of its places than we do: is ours still good?
@@ -175,6 +192,8 @@ struct Doubt {
     until: Instant,
     /// Looks that it has not answered yet.
     tries: u32,
+    /// How many of them decide.
+    needed: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -299,9 +318,25 @@ impl Paths {
         if self.current() != Some(path) {
             self.since = Some(now);
             self.entries.iter_mut().for_each(|entry| entry.better = 0);
+            (self.unanswered, self.following) = (None, None);
         }
         self.current = Some((path, reason));
         self.observe(path, now + CALM_PAUSE);
+    }
+
+    /// Connections to the peer send again what they sent, and nothing is heard of it, while its probes are not missed yet:
+    /// looks at every path, so that a dead one is left without waiting for a probe to be missed.
+    pub fn on_unanswered(&mut self, condition: &Condition, now: Instant) {
+        if self.entries.len() > 1 && self.unanswered.is_none() && condition.silent_since.is_none() {
+            let patience = answer_due(condition).max(condition.patience());
+            self.unanswered = Some(Unanswered { since: now, until: Some(now + patience) });
+            self.look_now(now);
+        }
+    }
+
+    /// Whether packets may be lost on the path in use because it is dead, or because the peer has left it.
+    pub fn is_doubted(&self) -> bool {
+        self.doubt.is_some() || self.unanswered.is_some() || self.following.is_some()
     }
 
     /// Something about the ways may have changed (an address of ours, a route): look at all of them now.
@@ -313,7 +348,8 @@ impl Paths {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let expiry = |entry: &Entry| entry.open.front().map(|(_, sent)| *sent + ANSWER_WITHIN);
         let times = self.entries.iter().flat_map(|entry| [Some(entry.next), expiry(entry)]).flatten();
-        let first = times.chain(self.doubt.map(|doubt| doubt.until)).min();
+        let judged = self.unanswered.and_then(|unanswered| unanswered.until);
+        let first = times.chain(self.doubt.map(|doubt| doubt.until)).chain(judged).chain(self.following).min();
         first.filter(|_| self.entries.len() > 1)
     }
 
@@ -322,13 +358,21 @@ impl Paths {
         if self.entries.len() < 2 {
             return Vec::new();
         }
-        let pause = match condition.silent_since {
+        if let Some(unanswered) = &mut self.unanswered {
+            unanswered.until = unanswered.until.filter(|until| now < *until);
+            if now.saturating_since(unanswered.since) >= ANSWER_WITHIN {
+                // By now the probes know better.
+                self.unanswered = None;
+            }
+        }
+        self.following = self.following.filter(|until| now < *until);
+        let pause = match condition.silent_since.or(self.unanswered.map(|unanswered| unanswered.since)) {
             None => CALM_PAUSE,
             Some(since) if now.saturating_since(since) < LONG_SILENT_AFTER => SILENT_PAUSE,
             Some(_) => LONG_SILENT_PAUSE,
         };
         let mut looks = Vec::new();
-        if let Some(doubt) = self.doubt.as_mut().filter(|doubt| now >= doubt.until && doubt.tries < DOUBT_TRIES) {
+        if let Some(doubt) = self.doubt.as_mut().filter(|doubt| now >= doubt.until && doubt.tries < doubt.needed) {
             doubt.tries += 1;
             doubt.until = now + doubt.until.saturating_since(doubt.since) / (doubt.tries - 1);
             let current = self.current.map(|(path, _)| path);
@@ -362,10 +406,13 @@ impl Paths {
         let mut looks = vec![entry.look(now, rng)];
         let used = self.entries.iter_mut().find(|entry| Some(entry.path) == current && entry.path != path);
         let doubted = self.doubt.is_some_and(|doubt| doubt.other == path);
+        if self.follows {
+            self.following = Some(now + answer_due(condition));
+        }
         if let Some(used) = used.filter(|_| !self.follows && !doubted) {
             looks.push(used.look(now, rng));
-            let patience = condition.rtt.map_or(DOUBT, |rtt| DOUBT.max(rtt * 2));
-            self.doubt = Some(Doubt { other: path, since: now, until: now + patience, tries: 1 });
+            let (until, needed) = (now + answer_due(condition), condition.misses().min(MOST_DOUBT_TRIES));
+            self.doubt = Some(Doubt { other: path, since: now, until, tries: 1, needed });
         }
         looks
     }
@@ -387,7 +434,9 @@ impl Paths {
         entry.remember(true);
         entry.heard = Some(now);
         entry.rtt = Some(entry.rtt.map_or(rtt, |smoothed| smoothed * 3 / 4 + rtt / 4));
-        if current != Some(entry.path) && condition.silent_since.is_none() {
+        if current == Some(entry.path) {
+            self.unanswered = None;
+        } else if condition.silent_since.is_none() {
             let good = entry.fates.count_ones() >= LOOKS_TO_PREFER && entry.is_better(condition);
             entry.better = if good { entry.better + 1 } else { 0 };
         }
@@ -403,8 +452,10 @@ impl Paths {
         if let Some(other) = self.settled_doubt(current, now) {
             return Some((other, Reason::Silence));
         }
-        if let Some(since) = condition.silent_since {
-            if now.saturating_since(since) < condition.patience() {
+        let unanswered = self.unanswered.map(|unanswered| (unanswered.since, answer_due(condition)));
+        let silent = condition.silent_since.map(|since| (since, Duration::ZERO));
+        if let Some((since, round_trip)) = silent.or(unanswered) {
+            if now.saturating_since(since) < condition.patience().max(round_trip) {
                 return None;
             }
             let alive = |entry: &&Entry| entry.path != current && entry.heard.is_some_and(|heard| heard > since);
@@ -427,7 +478,7 @@ impl Paths {
 
     /// The peer's place, where it answered a look and the path in use did not.
     fn settled_doubt(&mut self, current: Path, now: Instant) -> Option<Path> {
-        let doubt = self.doubt.filter(|doubt| now >= doubt.until && doubt.tries >= DOUBT_TRIES)?;
+        let doubt = self.doubt.filter(|doubt| now >= doubt.until && doubt.tries >= doubt.needed)?;
         self.doubt = None;
         let answered =
             |path| self.entry(path).is_some_and(|entry| entry.heard.is_some_and(|heard| heard >= doubt.since));
@@ -469,6 +520,11 @@ impl Paths {
         views.sort_by_key(|view| (!view.in_use, view.cost.is_none(), view.cost, view.path));
         views
     }
+}
+
+/// How long the path in use may take to answer a look.
+fn answer_due(condition: &Condition) -> Duration {
+    condition.rtt.map_or(DOUBT, |rtt| DOUBT.max(rtt * 2))
 }
 
 /// The addresses of ours from which an endpoint is looked at: each of its family where there are several, else the kernel's
@@ -580,6 +636,35 @@ mod tests {
         ]);
         end.fall_silent();
         assert_eq!(end.run(Duration::from_secs(1)), Some((path(4, 0), Reason::Silence)));
+    }
+
+    #[test]
+    fn what_connections_miss_is_enough_to_leave_a_path_by() {
+        let mut end = End::new(vec![(path(1, 0), None), (path(2, 0), Some(9 * MS))]);
+        end.now += 500 * MS;
+        end.paths.on_unanswered(&end.condition, end.now);
+        assert!(end.paths.is_doubted());
+        let began = end.now;
+        end.now += MS;
+        assert_eq!(end.run(Duration::from_secs(1)), Some((path(2, 0), Reason::Silence)));
+        assert_eq!(end.now, began + 200 * MS, "the least that the probes' own word takes");
+        assert!(!end.paths.is_doubted());
+    }
+
+    #[test]
+    fn a_path_that_answers_is_kept_whatever_connections_miss() {
+        let mut end = End::new(vec![(path(1, 0), Some(40 * MS)), (path(2, 0), Some(9 * MS))]);
+        end.paths.on_unanswered(&end.condition, end.now);
+        assert_eq!(end.run(Duration::from_secs(1)), None);
+        assert_eq!((end.paths.is_doubted(), end.looks), (false, 4), "two looks at each");
+    }
+
+    #[test]
+    fn where_nothing_answers_the_probes_have_the_last_word() {
+        let mut end = End::new(vec![(path(1, 0), None), (path(2, 0), None)]);
+        end.paths.on_unanswered(&end.condition, end.now);
+        assert_eq!(end.run(ANSWER_WITHIN + SILENT_PAUSE * 2), None);
+        assert!(!end.paths.is_doubted());
     }
 
     #[test]

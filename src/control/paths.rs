@@ -42,6 +42,14 @@ impl Engine {
         self.arm_paths(node);
     }
 
+    /// Connections to a peer whose probes are answered so far send again what they sent, and nothing is heard of it.
+    pub fn handle_unanswered(&mut self, node: NodeId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.prober.state() == LinkState::Up) else { return };
+        let condition = peer.condition();
+        peer.paths.on_unanswered(&condition, now);
+        self.look_at_paths(node, now);
+    }
+
     /// The addresses of this host on the underlay changed, or the ways from them: announces its endpoints and looks at every
     /// path at once, so that peers learn where this node is now.
     pub fn handle_underlay(
@@ -173,10 +181,19 @@ impl Engine {
     }
 
     pub(super) fn arm_paths(&mut self, node: NodeId) {
+        self.tell_doubt(node);
         let peer = self.peers.get(&node).filter(|peer| peer.contact.has_session());
         match peer.and_then(|peer| peer.paths.poll_timeout()) {
             Some(at) => self.timers.set(TimerName::Paths(node), at),
             None => self.timers.cancel(TimerName::Paths(node)),
+        }
+    }
+
+    fn tell_doubt(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let doubted = peer.paths.is_doubted();
+        if std::mem::replace(&mut peer.doubted, doubted) != doubted {
+            self.output(Output::Peer(PeerChange::Doubt { node, doubted }));
         }
     }
 

@@ -332,6 +332,7 @@ impl Driver {
                 self.engine.handle_roam(node, control::path::Path { remote: source, local }, now);
             }
             dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
+            dataplane::Event::Unanswered { node } => self.engine.handle_unanswered(node, now),
             dataplane::Event::Large { node } => self.engine.handle_large(node, now),
             dataplane::Event::DeviceGone => {
                 // Without its device the daemon serves nobody: end, and let the service manager start it afresh.
@@ -398,7 +399,11 @@ impl Driver {
                 }
                 self.monitor.watch(node, &self.name_of(node), now);
             }
-            PeerChange::Path { node, path } => self.links.set_path(node, path),
+            PeerChange::Path { node, path } => {
+                self.links.set_path(node, path);
+                self.note_move(node);
+            }
+            PeerChange::Doubt { node, doubted } => self.follow_doubt(node, doubted),
             PeerChange::Mtu { node, mtu } => self.set_path_mtu(node, mtu, now),
             PeerChange::Remove { node } => {
                 self.sessions.remove(&node);

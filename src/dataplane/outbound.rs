@@ -22,10 +22,16 @@ use crate::wire::DropReason;
 use crate::wire::overlay::CONTROL_PORT;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Packets taken from the device in one turn: at 64 the cost of sending is below a tenth of sealing them, and more would
 /// only make the other direction wait.
 const MOST_READS: usize = 64;
+
+/// How long a peer is not heard before its segments are kept, though its link is still up: longer than an answer takes between
+/// datacentres on two continents, and less than the kernel waits before it sends a segment again for the first time (200 ms and the
+/// round trip, RFC 6298 with Linux's minimum). So when the first probe is missed, the newest attempt of each flow is at hand.
+const SILENCE: Duration = Duration::from_millis(150);
 
 /// The way out's belongings.
 pub(super) struct Outbound {
@@ -256,10 +262,20 @@ impl Outbound {
     fn seal_for(&mut self, peer: &Peer, number: u32, reads: &mut [Read], reading: &Reading) {
         let path = peer.path().as_deref().copied();
         let counters = &self.counters;
-        let (mut packets, mut bytes, mut held) = (0, 0, false);
-        let may_be_lost = !peer.is_calm() && !peer.is_stock();
+        let (mut packets, mut bytes, mut held, mut silent) = (0, 0, false, false);
+        let mut kept = false;
         {
             let mut guard = peer.tunnel().lock();
+            let may_be_lost = !peer.is_stock() && {
+                let heard = guard.last_heard();
+                !peer.is_calm() || heard.is_none_or(|at| reading.now.saturating_since(at) >= SILENCE)
+            };
+            if may_be_lost {
+                silent = guard.last_heard().is_some() && peer.is_calm();
+            } else if peer.take_kept() {
+                // It was heard again before anybody called it silent: what was kept has most likely arrived.
+                self.retained.forget(peer.node());
+            }
             for read in reads.iter_mut().filter(|read| read.peer == Some(number)) {
                 read.peer = None;
                 let packet = &mut self.buffer[read.start..read.start + read.length];
@@ -272,7 +288,7 @@ impl Outbound {
                 };
                 while let Some(segment) = segments.next() {
                     if may_be_lost {
-                        self.retained.keep(reading.now, peer.node(), segment);
+                        kept |= self.retained.keep(reading.now, peer.node(), segment);
                     }
                     let room = (segment.len().next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
                     let Some(buffer) = self.datagrams.slot(room) else {
@@ -304,6 +320,13 @@ impl Outbound {
             peer.note_data(reading.now);
         }
         self.transmitter.drain(peer, None, &mut self.outbox);
+        // The first segment into a silence may be answered yet; one that comes after it was not.
+        if kept && peer.note_kept() && silent && peer.may_report_unanswered(reading.now) {
+            let told = self.queues.events.try_send(Event::Unanswered { node: peer.node() });
+            if told.is_err() {
+                self.counters.dropped(DropReason::QueueFull);
+            }
+        }
         if held && peer.may_report_want(reading.now) {
             let wanted = self.queues.events.try_send(Event::Wanted { node: peer.node() });
             if wanted.is_err() {

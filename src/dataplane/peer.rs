@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// a move or a wish once, and a second is shorter than anything it decides.
 const EVENT_INTERVAL: u64 = 1_000_000_000;
 
+/// The same for connections that hear nothing: the kernel's shortest pause between two attempts.
+const UNANSWERED_INTERVAL: u64 = 200_000_000;
+
 /// The same for large packets, which are asked after once a second.
 const LARGE_INTERVAL: u64 = 500_000_000;
 
@@ -40,6 +43,8 @@ pub struct Peer {
     mtu: AtomicU16,
     stock: bool,
     calm: AtomicBool,
+    /// Whether segments were kept for it that have most likely arrived once it is heard again.
+    kept: AtomicBool,
     requests: Mutex<Requests>,
     health: AtomicU8,
     shared: AtomicBool,
@@ -49,6 +54,7 @@ pub struct Peer {
     moved: Throttle,
     wanted: Throttle,
     large: Throttle,
+    unanswered: Throttle,
     errors: Mutex<Option<Box<Errors>>>,
 }
 
@@ -72,6 +78,7 @@ impl Peer {
             path: ArcSwapOption::empty(),
             mtu: AtomicU16::new(mtu),
             calm: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             requests: Mutex::default(),
             health: AtomicU8::new(0),
             shared: AtomicBool::new(false),
@@ -80,6 +87,7 @@ impl Peer {
             moved: Throttle::default(),
             wanted: Throttle::default(),
             large: Throttle::default(),
+            unanswered: Throttle::default(),
             errors: Mutex::new(None),
         })
     }
@@ -129,6 +137,17 @@ impl Peer {
     /// The probes of a calm link wake the control task for none of them.
     pub fn set_calm(&self, calm: bool) {
         self.calm.store(calm, Ordering::Relaxed);
+    }
+
+    /// Notes that segments are kept for a peer that may yet answer. Returns whether some were kept before.
+    pub(super) fn note_kept(&self) -> bool {
+        self.kept.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells whether segments were kept since the last time this was asked.
+    pub(super) fn take_kept(&self) -> bool {
+        // Nearly always not: then nothing is written that other threads read.
+        self.kept.load(Ordering::Relaxed) && self.kept.swap(false, Ordering::Relaxed)
     }
 
     /// Returns when a packet of the host's, or of a network behind it, last crossed the link in either direction.
@@ -199,6 +218,10 @@ impl Peer {
 
     pub(super) fn may_report_want(&self, now: Instant) -> bool {
         self.wanted.allow(now, EVENT_INTERVAL)
+    }
+
+    pub(super) fn may_report_unanswered(&self, now: Instant) -> bool {
+        self.unanswered.allow(now, UNANSWERED_INTERVAL)
     }
 
     pub(super) fn may_report_large(&self, now: Instant) -> bool {

@@ -85,6 +85,11 @@ pub enum Event {
         /// The peer.
         node: NodeId,
     },
+    /// TCP segments go to a peer of which nothing is heard, though its link is up: at most once in 200 ms per peer.
+    Unanswered {
+        /// The peer.
+        node: NodeId,
+    },
     /// The TUN device was deleted; nothing leaves by it any more.
     DeviceGone,
 }

@@ -61,9 +61,10 @@ struct Flow {
 }
 
 impl Retained {
-    /// Keeps a copy of the packet, if it is a whole TCP segment, in the place of its flow's last.
-    pub(super) fn keep(&self, now: Instant, peer: NodeId, packet: &[u8]) {
-        let Some((flow, carries, length)) = read(packet) else { return };
+    /// Keeps a copy of the packet, if it is a whole TCP segment, in the place of its flow's last. Returns whether it is one that
+    /// the peer has to answer.
+    pub(super) fn keep(&self, now: Instant, peer: NodeId, packet: &[u8]) -> bool {
+        let Some((flow, carries, length)) = read(packet) else { return false };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Table { peers, bytes } = &mut *table;
         let kept = peers.entry(peer).or_default();
@@ -73,7 +74,7 @@ impl Retained {
             None => (0, kept.len() < MOST_FLOWS),
         };
         if !fits || *bytes - replaced + length > MOST_BYTES {
-            return;
+            return carries;
         }
         *bytes = *bytes - replaced + length;
         let segment = Segment { flow, at: now, carries, packet: packet[..length].to_vec() };
@@ -81,6 +82,7 @@ impl Retained {
             Some(place) => kept[place] = segment,
             None => kept.push(segment),
         }
+        carries
     }
 
     /// Takes out what is kept for a peer and still worth sending, in the order in which the flows came.
@@ -90,6 +92,13 @@ impl Retained {
         table.bytes -= kept.iter().map(|segment| segment.packet.len()).sum::<usize>();
         let fresh = kept.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
         fresh.map(|segment| segment.packet).collect()
+    }
+
+    /// Drops what is kept for a peer.
+    pub(super) fn forget(&self, peer: NodeId) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = table.peers.remove(&peer).unwrap_or_default();
+        table.bytes -= kept.iter().map(|segment| segment.packet.len()).sum::<usize>();
     }
 
     #[cfg(test)]

@@ -144,7 +144,7 @@ impl Dataplane {
 
     /// Forgets the segments kept for a peer: it is gone, or they have most likely arrived.
     pub fn forget_flows(&self, node: NodeId) {
-        self.retained.take(clock::now(), node);
+        self.retained.forget(node);
     }
 
     /// Hands this host one packet, as if it had come through a tunnel. Returns whether the device took it.

@@ -149,6 +149,11 @@ impl Guard<'_> {
         self.state.seal(now, packet, out)
     }
 
+    /// Returns when something of the peer's was authenticated last.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.state.last_received
+    }
+
     /// Opens one data message (type 4) into `out`, which must be at least as long; the packet starts at its first byte.
     ///
     /// Success means that the peer made the datagram and that it was not seen before, so that its source address may be

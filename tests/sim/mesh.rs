@@ -374,7 +374,7 @@ impl Mesh {
                 }
             }
             // Told of by an event as well.
-            PeerChange::Mtu { .. } => {}
+            PeerChange::Mtu { .. } | PeerChange::Doubt { .. } => {}
             PeerChange::Remove { node } => {
                 tunnels.remove(&node);
             }
