@@ -11,6 +11,7 @@ mod faults;
 mod firewall;
 mod harness;
 mod lab;
+mod ledger;
 mod links;
 mod meshes;
 mod monitors;
@@ -65,6 +66,6 @@ fn main() -> ExitCode {
             restart::CASES,
             supervised::CASES,
         ],
-        &[databases_over_the_mesh::CASES, monitors::LONG_CASES, wireguard::LONG_CASES],
+        &[databases_over_the_mesh::CASES, monitors::LONG_CASES, ledger::LONG_CASES, wireguard::LONG_CASES],
     )
 }

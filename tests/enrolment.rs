@@ -108,6 +108,10 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn ledger(&self) -> Answer<LinkLedger> {
+        refuse()
+    }
+
     async fn paths(&self) -> Answer<PathList> {
         refuse()
     }

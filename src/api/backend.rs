@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
-    PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
-    RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
+    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// A call's outcome.
@@ -29,6 +29,8 @@ pub trait Backend: Send + Sync + 'static {
     fn site_matrix(&self) -> impl Future<Output = Answer<SiteMatrix>> + Send;
     /// The ways to each peer.
     fn paths(&self) -> impl Future<Output = Answer<PathList>> + Send;
+    /// Which connections use which link.
+    fn ledger(&self) -> impl Future<Output = Answer<LinkLedger>> + Send;
     /// The rules of what may come in, and what they did.
     fn policy(&self) -> impl Future<Output = Answer<PolicyInfo>> + Send;
     /// What the rules make of something.

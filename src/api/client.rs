@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix, Members, NodeInfo,
-    PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting,
-    RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
+    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -96,6 +96,11 @@ impl Client {
     /// The ways to each peer.
     pub async fn paths(&self) -> Result<PathList, ClientError> {
         self.get("/v1/paths").await
+    }
+
+    /// Which connections use which link.
+    pub async fn ledger(&self) -> Result<LinkLedger, ClientError> {
+        self.get("/v1/ledger").await
     }
 
     /// The rules of what may come in, and what they did.

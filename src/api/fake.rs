@@ -266,6 +266,60 @@ pub(crate) fn paths() -> PathList {
     PathList { schema: SCHEMA, now: time(NOW), peers }
 }
 
+/// A link in use, one that short connections use, one that was left, one nobody knows of yet, and one that fell silent.
+pub(crate) fn ledger() -> LinkLedger {
+    let day = 86_400;
+    let ends = |near: u16, far: u16, protocol: &str, opened_near| ConnectionEnds {
+        near: ([10, 77, 0, 1], near).into(),
+        near_name: Some("app1".into()),
+        far: ([192, 0, 2, 9], far).into(),
+        far_name: None,
+        protocol: protocol.into(),
+        opened_near,
+    };
+    let named = |ends: ConnectionEnds, name: &str| ConnectionEnds { far_name: Some(name.into()), ..ends };
+    let connection = |ends, age, silent, bytes| LedgerConnection {
+        ends,
+        began: time(NOW - age),
+        last: time(NOW - silent),
+        sent_bytes: bytes,
+        received_bytes: 7 * bytes,
+    };
+    let link = |name: &str, can_go, last: Option<u64>| LinkUsage {
+        name: name.into(),
+        node_id: format!("{name:x<32}"),
+        can_go,
+        watched_since: time(NOW - 90 * day),
+        last: last.map(|ago| time(NOW - ago)),
+        last_connection: last.map(|_| named(ends(41_234, 3_306, "tcp", Some(true)), name)),
+        connections: Vec::new(),
+        ended: Vec::new(),
+    };
+    let db_old = LinkUsage {
+        connections: vec![
+            connection(named(ends(41_234, 3_306, "tcp", Some(true)), "db-old"), 41 * day, 2, 987_654_321),
+            connection(ends(22, 50_022, "tcp", Some(false)), 3_700, 60, 12_345),
+            connection(ends(123, 123, "udp", None), 600, 5, 760),
+        ],
+        ended: vec![connection(named(ends(40_001, 3_306, "tcp", None), "db-old"), 9 * day, day, 1_000)],
+        ..link("db-old", CanGo::No, Some(2))
+    };
+    let silent = vec![connection(named(ends(50_000, 5_432, "tcp", None), "pg1"), 30 * day, 3 * day, 1)];
+    LinkLedger {
+        schema: SCHEMA,
+        now: time(NOW),
+        evicted: 0,
+        left_out: 0,
+        links: vec![
+            db_old,
+            LinkUsage { watched_since: time(NOW - 180), ..link("new1", CanGo::Unsure, None) },
+            LinkUsage { connections: silent, ..link("pg1", CanGo::Unsure, Some(3 * day)) },
+            link("web3", CanGo::No, Some(30)),
+            link("web9", CanGo::Yes, Some(9 * day)),
+        ],
+    }
+}
+
 /// Two rules, and two that were refused.
 pub(crate) fn policy() -> PolicyInfo {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
@@ -577,6 +631,10 @@ impl Backend for Fake {
 
     async fn paths(&self) -> Answer<PathList> {
         Ok(paths())
+    }
+
+    async fn ledger(&self) -> Answer<LinkLedger> {
+        Ok(ledger())
     }
 
     async fn policy(&self) -> Answer<PolicyInfo> {

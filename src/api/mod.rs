@@ -12,6 +12,7 @@
 //! | `GET /v1/matrix` | [`Matrix`] | readers |
 //! | `GET /v1/matrix/sites` | [`SiteMatrix`] | readers |
 //! | `GET /v1/paths` | [`PathList`] | readers |
+//! | `GET /v1/ledger` | [`LinkLedger`] | readers |
 //! | `GET /v1/policy` | [`PolicyInfo`] | readers |
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
@@ -46,6 +47,7 @@ pub mod error;
 pub mod forwards;
 pub mod history;
 pub mod invite;
+pub mod ledger;
 pub mod matrix;
 pub mod membership;
 mod metrics_pages;
@@ -73,6 +75,7 @@ pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, Histo
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };
+pub use ledger::{CanGo, ConnectionEnds, LedgerConnection, LinkLedger, LinkUsage};
 pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, SitePair};
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, Restarting, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;

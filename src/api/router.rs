@@ -49,6 +49,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/matrix", get(async |State(b): State<Arc<B>>| json_elsewhere(b.matrix().await).await))
         .route("/v1/matrix/sites", get(async |State(b): State<Arc<B>>| json(b.site_matrix().await)))
         .route("/v1/paths", get(async |State(b): State<Arc<B>>| json(b.paths().await)))
+        .route("/v1/ledger", get(async |State(b): State<Arc<B>>| json_elsewhere(b.ledger().await).await))
         .route("/v1/policy", get(async |State(b): State<Arc<B>>| json(b.policy().await)))
         .route(
             "/v1/policy/check",

@@ -211,6 +211,7 @@ async fn rights_decide_over_every_call() {
         "matrix",
         "matrix/sites",
         "paths",
+        "ledger",
         "policy",
         "forwards",
         "health",

@@ -141,6 +141,8 @@ pub enum Command {
     Dbcost(super::dbcost::DbcostArgs),
     /// Shows every path to a node, what is known of it, and why the one in use was chosen.
     Paths(PathsArgs),
+    /// Shows which connections use which link, and whether it can go.
+    Ledger(super::ledger::LedgerArgs),
     /// Shows what may come in from the mesh, what was refused, and what the rules make of something.
     Policy(PolicyArgs),
     /// Shows the forwards and their connections, and switches one to another target.

@@ -68,6 +68,7 @@ async fn compose(context: &Context, host: Vec<Value>) -> Value {
             "version": said(client.version().await),
             "status": said(client.status().await),
             "paths": said(client.paths().await),
+            "ledger": said(client.ledger().await),
             "members": said(client.members().await),
             "alerts": said(client.alerts().await),
             "events": said(client.events(&EventsRequest::default()).await),

@@ -18,6 +18,7 @@ mod history;
 mod init;
 mod invite;
 mod join;
+mod ledger;
 mod matrix;
 mod members;
 mod new_files;
@@ -97,6 +98,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(context, args).await,
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
+        Command::Ledger(args) => ledger::run(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
         Command::Forward(args) => forward::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
@@ -165,6 +167,11 @@ mod tests {
             ("paths", Exit::Good),
             ("paths db1", Exit::Good),
             ("paths nobody", Exit::NotFound),
+            ("ledger", Exit::Good),
+            ("ledger db-old --since 7d", Exit::Good),
+            ("ledger db-old --check", Exit::Failed),
+            ("ledger web9 --check", Exit::Good),
+            ("ledger nobody", Exit::NotFound),
             ("policy", Exit::Good),
             ("policy denied", Exit::Good),
             ("policy check web1 db1 tcp/3306", Exit::Good),

@@ -8,6 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::ledger;
 use super::output::{HEADING, STRONG, WORRYING, paint, style_of_gravity, style_of_state, style_of_wireguard};
 use super::past::{self, Past};
 use super::quantity;
@@ -34,6 +35,9 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     if let (false, Some(name)) = (context.output.json, &args.node)
         && let Ok(peer) = find(&status, name)
     {
+        if let Some(line) = ledger::line(&client, &peer.node_id).await {
+            context.output.data(&line)?;
+        }
         let past = Past::load(&client, &peer.name, status.now).await;
         context.output.data(&past::render(&past, context.output.width()))?;
     }

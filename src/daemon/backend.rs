@@ -6,9 +6,9 @@ use super::driver::{Command, Driver};
 use super::{alerts, commands, forwards, history, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
-    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, Matrix,
-    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
-    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
+    LinkLedger, Matrix, Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked,
+    PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -70,6 +70,10 @@ impl Backend for LocalBackend {
 
     async fn paths(&self) -> Answer<PathList> {
         self.call(|driver| driver.paths()).await
+    }
+
+    async fn ledger(&self) -> Answer<LinkLedger> {
+        self.call(|driver| driver.ledger_answer()).await
     }
 
     async fn policy(&self) -> Answer<PolicyInfo> {

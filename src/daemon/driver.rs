@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::alerts::Alerts;
 use super::firewall::Firewall;
 use super::forwards::Forwards;
+use super::ledger::Ledger;
 use super::links::Links;
 use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
@@ -95,6 +96,7 @@ pub(super) struct Driver {
     pub(super) underlay_due: Option<Instant>,
     device_gone: bool,
     pub(super) rows: Rows,
+    pub(super) ledger: Ledger,
     pub(super) host: netlink::Host,
     pub(super) host_due: Option<Instant>,
     /// Our tables of the packet filter.
@@ -157,6 +159,7 @@ impl Driver {
             underlay_due: None,
             device_gone: false,
             rows: Rows::default(),
+            ledger: Ledger::default(),
             host: parts.host,
             host_due: Some(now),
             firewall: parts.firewall,
@@ -220,6 +223,7 @@ impl Driver {
     pub(super) async fn shut_down(&mut self, ended: Ended) {
         self.files.write_snapshot(&self.engine.snapshot());
         self.files.write_marks(&self.links.host().marks());
+        self.keep_ledger(clock::now(), clock::wall());
         self.monitor.stop(clock::now(), clock::wall());
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
@@ -287,6 +291,7 @@ impl Driver {
             self.marks_due = now + MARKS_INTERVAL;
             self.tidy_rows(now);
             self.files.write_marks(&self.links.host().marks());
+            self.keep_ledger(now, wall);
         }
     }
 

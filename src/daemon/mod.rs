@@ -17,6 +17,8 @@ mod forwards;
 mod history;
 mod host;
 mod intake;
+mod ledger;
+mod ledger_file;
 mod links;
 mod matrix;
 mod metrics;

@@ -15,6 +15,7 @@ use super::device::{Kept, find_orphan};
 use super::driver::{Driver, Parts};
 use super::firewall::{self, Firewall};
 use super::forwards::Forwards;
+use super::ledger::Ledger;
 use super::links::Links;
 use super::pages::Pages;
 use super::ports::{LANES, OpenPorts};
@@ -309,6 +310,7 @@ async fn serve(
     pages.serve(&driver.config);
     driver.start_alerts();
     driver.pages = Some(pages);
+    driver.ledger = Ledger::new(found.usage);
     driver.forwards = Forwards::new(found.switches);
     driver.forwards.start(&driver.config);
     driver.name_targets();

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::ledger_file;
 use super::state_file::{encode_marks, frame, parse_marks, unframe};
 use super::switches::{self, Switch};
 use crate::control::snapshot::Snapshot;
 use crate::identity::{InviteBook, NodeName, SignedCertificate, TrustAnchor};
 use crate::platform::file::{self, FileError};
+use crate::telemetry::usage::Usage;
 use crate::time::UnixTime;
 use crate::tunnel::{Marks, PeerKey};
 
@@ -37,6 +39,8 @@ pub(super) struct Found {
     pub(super) invites: InviteBook,
     /// What operators switched, by forward.
     pub(super) switches: BTreeMap<NodeName, Switch>,
+    /// What used which link.
+    pub(super) usage: Usage,
 }
 
 impl StateFiles {
@@ -67,6 +71,7 @@ impl StateFiles {
             marks: self.read_checked("marks", wall, parse_marks).unwrap_or_default(),
             invites: self.read_invites(anchor, wall),
             switches: self.read_checked("forwards", wall, switches::parse).unwrap_or_default(),
+            usage: self.read_checked("ledger", wall, ledger_file::parse).unwrap_or_default(),
         }
     }
 
@@ -76,6 +81,10 @@ impl StateFiles {
 
     pub(super) fn write_marks(&mut self, marks: &[(PeerKey, Marks)]) {
         self.write_checked("marks", &encode_marks(marks));
+    }
+
+    pub(super) fn write_usage(&mut self, usage: &Usage) {
+        self.write_checked("ledger", &ledger_file::encode(usage));
     }
 
     /// Writes what operators switched; a switch may be made only if this says yes.

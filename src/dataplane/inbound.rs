@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::ecn;
+use super::flows::{Flows, Recent, Side};
 use super::forwarding::{ForwardingTable, Owner, Way};
 use super::gate::{self, Gate};
 use super::inner::InnerPacket;
@@ -53,6 +54,8 @@ pub(super) struct Inbound {
     transmitter: Transmitter,
     relay: Relay,
     gate: Gate,
+    flows: Arc<Flows>,
+    recent: Recent,
     received: ReceiveBatch,
     steps: StepWatch,
     /// How many buffers the next receive may fill.
@@ -97,12 +100,15 @@ impl Inbound {
         host: Arc<Host>,
         queues: Queues,
         counters: Arc<Counters>,
+        flows: Arc<Flows>,
     ) -> Self {
         let transmitter = Transmitter::new(Arc::clone(&udp));
         Inbound {
             relay: Relay::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
             transmitter,
             gate: Gate::new(),
+            flows,
+            recent: Recent::default(),
             received: ReceiveBatch::new(BUFFERS, BUFFER),
             steps: StepWatch::default(),
             most: BUFFERS,
@@ -360,6 +366,12 @@ impl Inbound {
                     if !ecn::combine(packet, item.ecn) {
                         return Err(DropReason::Congestion);
                     }
+                    // It uses the tunnel it came out of, and the one it goes into.
+                    for (tunnel, from) in [(peer, Side::Far), (&**to, Side::Near)] {
+                        if self.flows.note(&mut self.recent, packet, &inner, inner.length, from, reading.now) {
+                            tunnel.note_flow(reading.now);
+                        }
+                    }
                     return self.relay.pass(table, peer, to, packet, &inner, reading).map(|()| true);
                 }
                 let own = [IpAddr::V4(local.address_v4), IpAddr::V6(local.address_v6)];
@@ -373,6 +385,10 @@ impl Inbound {
         }
         if !ecn::combine(&mut self.opened[item.at..item.at + item.opened], item.ecn) {
             return Err(DropReason::Congestion);
+        }
+        let packet = &self.opened[item.at..item.at + item.opened];
+        if self.flows.note(&mut self.recent, packet, &inner, inner.length, Side::Far, reading.now) {
+            peer.note_flow(reading.now);
         }
         if delivery == Delivery::Forwarded {
             // What the answer will be sent through is this same link.

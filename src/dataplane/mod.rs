@@ -20,6 +20,7 @@
 
 mod counters;
 mod ecn;
+pub mod flows;
 mod forwarding;
 mod gate;
 pub mod icmp;

@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::ecn;
+use super::flows::{Flows, Recent, Side};
 use super::forwarding::{ForwardingTable, Owner};
 use super::gate;
 use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
@@ -42,6 +43,8 @@ pub(super) struct Outbound {
     queues: Queues,
     counters: Arc<Counters>,
     retained: Arc<Retained>,
+    flows: Arc<Flows>,
+    recent: Recent,
     transmitter: Transmitter,
     /// What was read, one after the other. Twice the longest packet, so that behind any there is room for another.
     buffer: Box<[u8]>,
@@ -87,6 +90,7 @@ impl Outbound {
         queues: Queues,
         counters: Arc<Counters>,
         retained: Arc<Retained>,
+        flows: Arc<Flows>,
     ) -> Self {
         Outbound {
             transmitter: Transmitter::new(Arc::clone(&udp)),
@@ -103,6 +107,8 @@ impl Outbound {
             queues,
             counters,
             retained,
+            flows,
+            recent: Recent::default(),
         }
     }
 
@@ -224,6 +230,9 @@ impl Outbound {
                 match length {
                     Ok(length) if length <= mtu => {
                         read.peer = Some(number);
+                        if self.flows.note(&mut self.recent, packet, &inner, read.length, Side::Near, reading.now) {
+                            peer.note_flow(reading.now);
+                        }
                         if let Some(policy) = table.policy() {
                             gate::note(policy, table.local(), packet, &inner, reading.now);
                         }

@@ -51,6 +51,8 @@ pub struct Peer {
     turn: Mutex<()>,
     /// When the link last carried data, nanoseconds since boot.
     last_data: AtomicU64,
+    /// When a packet of a flow last did: ICMP aside. Nanoseconds since boot.
+    last_flow: AtomicU64,
     moved: Throttle,
     wanted: Throttle,
     large: Throttle,
@@ -84,6 +86,7 @@ impl Peer {
             shared: AtomicBool::new(false),
             turn: Mutex::new(()),
             last_data: AtomicU64::new(0),
+            last_flow: AtomicU64::new(0),
             moved: Throttle::default(),
             wanted: Throttle::default(),
             large: Throttle::default(),
@@ -157,6 +160,15 @@ impl Peer {
 
     pub(super) fn note_data(&self, now: Instant) {
         self.last_data.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Returns when a packet of a flow last crossed the link in either direction: as [`Peer::last_data`], ICMP aside.
+    pub fn last_flow(&self) -> Option<Instant> {
+        Some(Instant::from_nanos(self.last_flow.load(Ordering::Relaxed))).filter(|at| *at > Instant::ZERO)
+    }
+
+    pub(super) fn note_flow(&self, now: Instant) {
+        self.last_flow.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// How unwell this node says it is when it answers the peer's probes.

@@ -1,6 +1,7 @@
 //! Starting and stopping the data threads.
 
 use super::counters::{Counters, CountersReading};
+use super::flows::{FlowReading, Flows};
 use super::forwarding::ForwardingTable;
 use super::inbound::Inbound;
 use super::outbound::Outbound;
@@ -55,6 +56,8 @@ pub struct Dataplane {
     outbound: Vec<Arc<Counters>>,
     inbound: Vec<Arc<Counters>>,
     pulses: Vec<Arc<Pulse>>,
+    /// Of each shard.
+    flows: Vec<Arc<Flows>>,
     retained: Arc<Retained>,
     transmitter: Transmitter,
     /// One queue of the device.
@@ -81,6 +84,7 @@ impl Dataplane {
             outbound: Vec::with_capacity(shards.len()),
             inbound: Vec::with_capacity(shards.len()),
             pulses: Vec::with_capacity(shards.len()),
+            flows: Vec::with_capacity(shards.len()),
             retained: Arc::default(),
             transmitter: Transmitter::new(Arc::clone(&first.udp)),
             device: Arc::clone(first.lanes.first().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?),
@@ -90,6 +94,7 @@ impl Dataplane {
             let device = lanes.first().map(Arc::clone).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
             let [outgoing, incoming] = [Arc::<Counters>::default(), Arc::default()];
             let (table, host) = (Arc::clone(table), Arc::clone(host));
+            let flows = Arc::<Flows>::default();
             let outbound = Outbound::new(
                 lanes.clone(),
                 Arc::clone(&udp),
@@ -97,9 +102,12 @@ impl Dataplane {
                 queues.clone(),
                 Arc::clone(&outgoing),
                 Arc::clone(&dataplane.retained),
+                Arc::clone(&flows),
             );
             let counters = Arc::clone(&incoming);
-            let inbound = Inbound::new(device, Arc::clone(&udp), table, host, queues.clone(), counters);
+            let inbound =
+                Inbound::new(device, Arc::clone(&udp), table, host, queues.clone(), counters, Arc::clone(&flows));
+            dataplane.flows.push(flows);
             let wake = Arc::clone(&dataplane.wake);
             let watch = Watch::new(Arc::clone(&wake), 1 + lanes.len())?;
             let polling = habits.polls.then(Polling::default);
@@ -128,6 +136,16 @@ impl Dataplane {
     /// Reads the counters of the way from the peers to the TUN.
     pub fn inbound(&self) -> CountersReading {
         self.inbound.iter().fold(CountersReading::default(), |sum, shard| sum.plus(&shard.read()))
+    }
+
+    /// Reads the flows of each shard, those included that have ended a moment ago.
+    pub fn flows(&self) -> Vec<Vec<FlowReading>> {
+        self.flows.iter().map(|flows| flows.read()).collect()
+    }
+
+    /// How many long-lived flows had to make room for others while they may have been open.
+    pub fn evicted_flows(&self) -> u64 {
+        self.flows.iter().map(|flows| flows.evicted()).sum()
     }
 
     /// Returns the sender for single packets and handshakes.

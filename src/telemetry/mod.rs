@@ -18,6 +18,7 @@ mod raw;
 pub mod recorder;
 pub mod sketch;
 pub mod step;
+pub mod usage;
 pub mod varint;
 
 pub use bucket::{Bucket, Standing};
