@@ -15,6 +15,7 @@ mod ledger;
 mod links;
 mod meshes;
 mod monitors;
+mod names;
 mod networks;
 mod outages;
 mod page_fixture;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             wireguard::CASES,
             policy::CASES,
             firewall::CASES,
+            names::CASES,
             browser::CASES,
             service::CASES,
             doctor::CASES,

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     ForwardList, Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest,
-    InviteRevoked, Invited, LinkLedger, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NodeInfo, PageGuard,
-    PageServer, PathKind, PathList, PeerState, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked,
-    PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread,
-    Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
+    InviteRevoked, Invited, LinkLedger, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NameList, NodeInfo,
+    PageGuard, PageServer, PathKind, PathList, PeerState, PingLine, PingRequest, Plan, PolicyCheckRequest,
+    PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix,
+    SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -378,6 +378,10 @@ impl Backend for Sheet {
     }
 
     async fn forwards(&self) -> Answer<ForwardList> {
+        not_asked()
+    }
+
+    async fn names(&self) -> Answer<NameList> {
         not_asked()
     }
 

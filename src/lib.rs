@@ -28,7 +28,7 @@
 //! makes the text of our tables in the kernel's packet filter, which `daemon` applies and `cli` shows.
 //! `identity`, `wire`, `config`, `control`, `policy` and `telemetry` are pure: time and randomness are arguments, nothing is touched.
 //! `telemetry` uses `config` for the rules of alerts. `forward` stands beside `dataplane`, on `platform` and `config`: it moves
-//! connections, which are the kernel's, not packets. A
+//! connections, which are the kernel's, not packets. Beside it `names` answers who the members are. A
 //! packet's way, a control message's way, a probe's way and a change of membership are each told from top to bottom in
 //! `docs/architecture.md`.
 //!
@@ -44,6 +44,7 @@ pub mod dataplane;
 pub mod forward;
 pub mod history;
 pub mod identity;
+pub mod names;
 pub mod platform;
 pub mod policy;
 pub mod telemetry;

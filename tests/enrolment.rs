@@ -132,6 +132,10 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn names(&self) -> Answer<NameList> {
+        refuse()
+    }
+
     async fn switch_forward(&self, _: SwitchRequest) -> Answer<Switched> {
         refuse()
     }

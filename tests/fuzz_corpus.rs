@@ -181,6 +181,7 @@ replays![
     state_file,
     config,
     api_request,
+    dns_question,
     control_message,
     snapshot,
     engine,

@@ -25,6 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("history", &["identity", "platform", "telemetry", "time"]),
     // A thread and sockets, beside the data plane and apart from it: connections are the kernel's, packets are ours.
     ("forward", &["config", "identity", "platform", "time"]),
+    // A thread and a socket as well, and what they answer; `control` for its token buckets.
+    ("names", &["config", "control", "identity", "platform", "time"]),
     ("api", &["identity", "time", "wire"]),
     (
         "daemon",
@@ -36,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "forward",
             "history",
             "identity",
+            "names",
             "platform",
             "policy",
             "telemetry",

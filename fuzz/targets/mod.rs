@@ -13,6 +13,7 @@ mod files;
 pub mod fixtures;
 mod forge;
 mod identity;
+mod names;
 mod offload;
 mod tunnel;
 mod wire;
@@ -62,6 +63,7 @@ pub const ALL: &[Target] = targets![
     files::state_file,
     files::config,
     files::api_request,
+    names::dns_question,
     control::control_message,
     control::snapshot,
     control::engine,

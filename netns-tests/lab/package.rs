@@ -42,6 +42,8 @@ pub const WIREGUARD_GO: Set = Set { name: "wireguard-go", packages: &["wireguard
 pub const WIREGUARD_TOOLS: Set = Set { name: "wireguard-tools", packages: &["wireguard-tools"], program: "wg" };
 /// `ping`.
 pub const PING: Set = Set { name: "ping", packages: &["iputils-ping"], program: "ping" };
+/// `dig`.
+pub const DNSUTILS: Set = Set { name: "dnsutils", packages: &["bind9-dnsutils"], program: "dig" };
 /// `tincd`.
 pub const TINC: Set = Set { name: "tinc", packages: &["tinc"], program: "tincd" };
 /// `nebula` and `nebula-cert`.
@@ -67,6 +69,7 @@ pub const ALL: &[&Set] = &[
     &WIREGUARD_GO,
     &WIREGUARD_TOOLS,
     &PING,
+    &DNSUTILS,
     &TINC,
     &NEBULA,
     &IPERF3,

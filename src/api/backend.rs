@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
     HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
-    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
-    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
+    Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// A call's outcome.
@@ -39,6 +39,8 @@ pub trait Backend: Send + Sync + 'static {
     fn forwards(&self) -> impl Future<Output = Answer<ForwardList>> + Send;
     /// Switches a forward.
     fn switch_forward(&self, request: SwitchRequest) -> impl Future<Output = Answer<Switched>> + Send;
+    /// The names and how they are answered.
+    fn names(&self) -> impl Future<Output = Answer<NameList>> + Send;
     /// Whether the daemon does its work.
     fn health(&self) -> impl Future<Output = Answer<Health>> + Send;
     /// What the daemon is.

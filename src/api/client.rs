@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
     HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
-    Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
-    Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
+    Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -116,6 +116,11 @@ impl Client {
     /// The forwards and their connections.
     pub async fn forwards(&self) -> Result<ForwardList, ClientError> {
         self.get("/v1/forwards").await
+    }
+
+    /// The names and how they are answered.
+    pub async fn names(&self) -> Result<NameList, ClientError> {
+        self.get("/v1/names").await
     }
 
     /// Switches a forward.

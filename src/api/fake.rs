@@ -361,6 +361,28 @@ pub(crate) fn policy_checked(request: &PolicyCheckRequest) -> PolicyChecked {
     PolicyChecked { schema: SCHEMA, restricted: true, verdicts: vec![verdict] }
 }
 
+/// Names of each kind, and a server that a stranger asked.
+pub(crate) fn names() -> NameList {
+    let entry = |name: &str, addresses: &[&str], alias_of: Option<&str>| NameEntry {
+        name: name.into(),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        alias_of: alias_of.map(str::to_owned),
+    };
+    NameList {
+        schema: SCHEMA,
+        now: time(NOW),
+        suffix: "prod".into(),
+        listen: Some("10.77.0.1:53".parse().unwrap()),
+        failure: None,
+        questions: Some(NameQuestions { answered: 1_204, strangers: 2, too_many: 0, malformed: 0 }),
+        names: vec![
+            entry("db1.prod", &["10.77.0.2", "fd12:3456:789a::a4d:2"], None),
+            entry("orders.forward.prod", &["192.0.2.7"], Some("192.0.2.7")),
+            entry("reports.prod", &[], Some("db9")),
+        ],
+    }
+}
+
 /// A forward that was switched by hand, away from a target that is down.
 pub(crate) fn forwards() -> ForwardList {
     let target = |target: &str, in_use, health, open| ForwardTarget {
@@ -647,6 +669,10 @@ impl Backend for Fake {
 
     async fn forwards(&self) -> Answer<ForwardList> {
         Ok(forwards())
+    }
+
+    async fn names(&self) -> Answer<NameList> {
+        Ok(names())
     }
 
     async fn switch_forward(&self, request: SwitchRequest) -> Answer<Switched> {

@@ -16,6 +16,7 @@
 //! | `GET /v1/policy` | [`PolicyInfo`] | readers |
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
+//! | `GET /v1/names` | [`NameList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
 //! | `GET /v1/version` | [`Version`] | readers |
 //! | `GET /v1/history` | [`HistoryRequest`] → [`History`] | readers |
@@ -51,6 +52,7 @@ pub mod ledger;
 pub mod matrix;
 pub mod membership;
 mod metrics_pages;
+pub mod names;
 pub mod page_server;
 pub mod paths;
 pub mod ping;
@@ -79,6 +81,7 @@ pub use ledger::{CanGo, ConnectionEnds, LedgerConnection, LinkLedger, LinkUsage}
 pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, SitePair};
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, Restarting, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;
+pub use names::{NameEntry, NameList, NameQuestions};
 pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};

@@ -59,6 +59,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             }),
         )
         .route("/v1/forwards", get(async |State(b): State<Arc<B>>| json(b.forwards().await)))
+        .route("/v1/names", get(async |State(b): State<Arc<B>>| json(b.names().await)))
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
         .route("/v1/plan", get(async |State(b): State<Arc<B>>| json(b.plan().await)))
         .route("/v1/version", get(async |State(b): State<Arc<B>>| json(b.version().await)))

@@ -62,6 +62,7 @@ async fn every_call_reaches_its_method() {
     assert_eq!(client.members().await.unwrap().members.len(), 7);
     assert_eq!(client.paths().await.unwrap(), super::fake::paths());
     assert_eq!(client.policy().await.unwrap(), super::fake::policy());
+    assert_eq!(client.names().await.unwrap(), super::fake::names());
     assert_eq!(client.forwards().await.unwrap(), super::fake::forwards());
     assert_eq!(client.matrix().await.unwrap(), super::fake::matrix());
     assert_eq!(client.site_matrix().await.unwrap().sites.len(), 3);
@@ -214,6 +215,7 @@ async fn rights_decide_over_every_call() {
         "ledger",
         "policy",
         "forwards",
+        "names",
         "health",
         "version",
         "invites",

@@ -147,6 +147,8 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Shows the forwards and their connections, and switches one to another target.
     Forward(ForwardArgs),
+    /// Shows the names of members and forwards, and how they are answered.
+    Names(super::names::NamesArgs),
     /// Waits until the mesh, or the links to some nodes, are up.
     Wait(super::wait::WaitArgs),
     /// Looks for what is wrong with this host and says what to do about it.

@@ -21,6 +21,7 @@ mod join;
 mod ledger;
 mod matrix;
 mod members;
+mod names;
 mod new_files;
 mod output;
 mod passphrase;
@@ -101,6 +102,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Ledger(args) => ledger::run(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
         Command::Forward(args) => forward::run(context, args).await,
+        Command::Names(args) => names::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
         Command::Doctor(args) => doctor::run(context, args).await,
         Command::Bugreport(args) => bugreport::run(context, args).await,
@@ -182,6 +184,9 @@ mod tests {
             ("forward switch orders --to db2 --close", Exit::Good),
             ("forward switch orders --back --wait 0s", Exit::Failed),
             ("forward switch nobody --back", Exit::NotFound),
+            ("names", Exit::Good),
+            ("names orders", Exit::Good),
+            ("names nowhere", Exit::NotFound),
             ("wait", Exit::Good),
             ("wait db-par-17", Exit::Good),
             ("wait nobody --timeout 0s", Exit::Failed),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Alert, Allow, Bootstrap, Config, Forward, Latency, Level, PerLink, Receiver, Wireguard};
+use super::{Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, PerLink, Receiver, Suffix, Wireguard};
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -101,6 +101,12 @@ settings! {
     Allow(Vec<Allow>) "allow" Live allow;
     /// The forwards; those that stay as they are are left alone, and connections outlive every change.
     Forwards(Vec<Forward>) "forward" Live forwards;
+    /// Where names are answered.
+    NamesListen(Option<SocketAddr>) "names.listen" Live names.listen;
+    /// What stands behind every name.
+    NamesSuffix(Option<Suffix>) "names.suffix" Live names.suffix;
+    /// The other names.
+    Aliases(Vec<Alias>) "alias" Live aliases;
     /// The interface's name.
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.

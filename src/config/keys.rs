@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 18] = [
+pub const SECTIONS: [(&str, &str); 20] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -44,6 +44,8 @@ pub const SECTIONS: [(&str, &str); 18] = [
         "forward",
         "TCP connections taken here and made again to a target in the mesh; `meshctl forward switch` moves them to another.",
     ),
+    ("names", "The members' names: `meshctl names` shows them. Without `listen`, nobody is answered."),
+    ("alias", "Other names of members, on this node only; those of its forwards are there without an entry."),
     ("interface", "The network interface of the mesh on this host."),
     ("dataplane", "How packets are moved."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
@@ -70,10 +72,10 @@ pub const SECTIONS: [(&str, &str); 18] = [
 ];
 
 /// Sections of which there may be several, as in `[[bootstrap]]`.
-pub const LISTS: [&str; 6] = ["bootstrap", "wireguard", "allow", "forward", "alert", "receiver"];
+pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 62] = [
+pub const KEYS: [Key; 66] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -173,6 +175,34 @@ pub const KEYS: [Key; 62] = [
         "Whether the target is told where a connection came from, by a PROXY protocol header (version 2).",
     ),
     key("forward", "max_connections", "1 to 20000", "1000", "Connections at a time; more are refused."),
+    key(
+        "names",
+        "listen",
+        "ADDRESS:PORT with a loopback address or this node's overlay address",
+        "none",
+        "The UDP address of the name server, for this host and the mesh; it is not there without it.",
+    ),
+    key(
+        "names",
+        "suffix",
+        "a domain of up to 100 bytes, such as prod or mesh.example.com",
+        "the mesh's name",
+        "What stands behind every name: db1.prod. The same on every node.",
+    ),
+    key(
+        "alias",
+        "name",
+        "a name: 1 to 63 of [a-z0-9-]",
+        "",
+        "The other name. Where a member has it, it is the member's.",
+    ),
+    key(
+        "alias",
+        "to",
+        "a node's name, or the name of a [[forward]] with .forward behind it",
+        "",
+        "What it stands for: a member, or wherever a forward of this node leads now.",
+    ),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
     key(

@@ -17,6 +17,7 @@ mod history;
 pub mod keys;
 mod layers;
 pub mod metrics;
+pub mod names;
 mod parse;
 pub mod problem;
 pub mod receiver;
@@ -42,6 +43,7 @@ pub use forward::{Forward, ForwardSource, Target, TargetHost};
 pub use history::HistorySettings;
 pub use layers::Layer;
 pub use metrics::{Metrics, PerLink};
+pub use names::{Alias, AliasTarget, Names, Suffix};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
 pub use suggest::nearest;
@@ -78,6 +80,10 @@ pub struct Config {
     pub allow: Vec<Allow>,
     /// Forwards, in the order of the file; at most [`Forward::LIMIT`].
     pub forwards: Vec<Forward>,
+    /// How the members' names are answered.
+    pub names: Names,
+    /// Other names, in the order of the file; at most [`Alias::LIMIT`].
+    pub aliases: Vec<Alias>,
     /// The TUN interface.
     pub interface: Interface,
     /// How packets are moved.
@@ -366,6 +372,8 @@ impl Config {
             wireguard: Vec::new(),
             allow: Vec::new(),
             forwards: Vec::new(),
+            names: Names::default(),
+            aliases: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             files: Files::beside(path),

@@ -3,6 +3,7 @@
 mod alerts;
 mod allow;
 mod forwards;
+mod names;
 mod value;
 
 use std::net::SocketAddr;
@@ -120,6 +121,8 @@ impl Reader {
         let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
         let allow = self.allow(document);
         let forwards = self.forwards(document);
+        let names = self.names(document, mesh.as_ref());
+        let aliases = self.aliases(document, node.as_ref(), &forwards);
         let interface = self.interface(document);
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
@@ -145,6 +148,8 @@ impl Reader {
             wireguard,
             allow,
             forwards,
+            names,
+            aliases,
             interface,
             dataplane: DataplaneSettings { latency, shards },
             files,

@@ -44,6 +44,11 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.allow(config);
     writer.forwards(config);
 
+    writer.section("names");
+    writer.given_or_example("names", "listen", config.names.listen, "127.0.0.1:53");
+    writer.given_or_example("names", "suffix", config.names.suffix.as_ref(), &config.mesh.name);
+    writer.aliases(config);
+
     writer.section("interface");
     let interface = &config.interface;
     writer.key("interface", "name", &quoted(&interface.name), interface.name == plain.interface.name);
@@ -161,6 +166,16 @@ impl Writer {
         }
         for forward in &config.forwards {
             self.out.push_str(&forward.to_toml());
+        }
+    }
+
+    fn aliases(&mut self, config: &Config) {
+        self.comment_of_entries("alias");
+        if config.aliases.is_empty() {
+            self.line("# [[alias]]\n# name = \"orders-db\"\n# to = \"db1\"");
+        }
+        for alias in &config.aliases {
+            self.out.push_str(&alias.to_toml());
         }
     }
 

@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, forward, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
     "#);
 }
 
@@ -655,6 +655,18 @@ fn config() -> impl Strategy<Value = Config> {
                     })
                     .collect(),
                 forwards: (0..u16::from(low)).map(|number| forward(number, mtu)).collect(),
+                names: Names {
+                    listen: low.then(|| SocketAddr::from(([127, 0, 0, 1], mtu))),
+                    suffix: (millis % 2 == 0).then(|| "mesh.example.internal".parse().expect("a suffix")),
+                },
+                aliases: [("orders-db", "db9"), ("orders", "forward0.forward")][usize::from(!low)..]
+                    .iter()
+                    .filter(|_| low)
+                    .map(|(name, to)| Alias {
+                        name: name.parse().expect("a name"),
+                        to: to.parse().expect("a target"),
+                    })
+                    .collect(),
                 interface: Interface { name, mtu },
                 dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
                 files: Files {
@@ -702,6 +714,56 @@ fn a_forward_needs_three_keys_and_every_error_is_told() {
     ] {
         let second = format!("{text}[[forward]]\nname = \"more\"\nlisten = [\"127.0.0.1:3306\"]\n{wrong}\n");
         let errors = errors(&second);
+        assert!(errors.contains(told), "{wrong}: {errors}");
+    }
+}
+
+#[test]
+fn names_have_an_address_and_a_domain_of_their_own() {
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!(plain.names, Names::default());
+    let with = |lines: &str| format!("{MINIMAL}[names]\n{lines}\n");
+    let config = parse(&with("listen = \"10.77.0.1:53\"\nsuffix = \"mesh.example.com\"")).unwrap();
+    assert_eq!(config.names.listen, Some(([10, 77, 0, 1], Names::PORT).into()));
+    let changes = diff(&plain, &config);
+    let changes: Vec<_> = changes.iter().map(|change| (change.key(), change.effect())).collect();
+    assert_eq!(changes, [("names.listen", Effect::Live), ("names.suffix", Effect::Live)]);
+    for (wrong, told) in [
+        ("listen = \"0.0.0.0:53\"", "names.listen: on 0.0.0.0 the whole internet could read it"),
+        ("listen = \"198.51.100.7:53\"", "names.listen: 198.51.100.7 is neither of this host alone nor of the mesh"),
+        ("listen = \"127.0.0.1\"", "did you mean 127.0.0.1:53?"),
+        ("suffix = \"prod.\"", "names.suffix: a label is empty"),
+        ("suffix = \"Prod\"", "names.suffix: `Prod` is no label"),
+        ("suffix = \"my.local\"", "names.suffix: `local` means something else to every resolver"),
+    ] {
+        let errors = errors(&with(wrong));
+        assert!(errors.contains(told), "{wrong}: {errors}");
+    }
+    let local = MINIMAL.replace("\"example\"", "\"local\"");
+    assert!(parse(&local).is_ok());
+    let told = errors(&format!("{local}[names]\nlisten = \"127.0.0.1:53\"\n"));
+    assert!(told.contains("names.suffix: the mesh's name cannot stand for it: `local` means"), "{told}");
+}
+
+#[test]
+fn an_alias_stands_for_a_member_or_a_forward_and_every_error_is_told() {
+    let forward = "[[forward]]\nname = \"orders\"\nlisten = [\"127.0.0.1:3306\"]\ntargets = [\"db1:3306\"]\n";
+    let text = format!("{MINIMAL}{forward}[[alias]]\nname = \"orders-db\"\nto = \"orders.forward\"\n");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.aliases[0].to, AliasTarget::Forward("orders".parse().unwrap()));
+    let plain = parse(&format!("{MINIMAL}{forward}")).unwrap();
+    let [change] = &diff(&plain, &config)[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("alias", Effect::Live));
+    for (wrong, told) in [
+        ("name = \"x\"", "alias[2].to: it is missing"),
+        ("name = \"web1\"\nto = \"db1\"", "alias[2].name: this node itself has that name"),
+        ("name = \"orders-db\"\nto = \"db1\"", "alias[2].name: an alias above has the same name"),
+        ("name = \"x\"\nto = \"x\"", "alias[2].to: it stands for itself"),
+        ("name = \"x\"\nto = \"orders-db\"", "alias[2].to: `orders-db` is an alias itself"),
+        ("name = \"x\"\nto = \"order.forward\"", "alias[2].to: there is no [[forward]] `order`"),
+        ("name = \"x\"\nto = \"db1.prod\"", "alias[2].to: it has a domain: the suffix is left out"),
+    ] {
+        let errors = errors(&format!("{text}[[alias]]\n{wrong}\n"));
         assert!(errors.contains(told), "{wrong}: {errors}");
     }
 }

@@ -7,8 +7,9 @@ use super::{alerts, commands, forwards, history, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
     Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
-    LinkLedger, Matrix, Members, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked,
-    PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    LinkLedger, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest,
+    PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest,
+    Switched, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -90,6 +91,10 @@ impl Backend for LocalBackend {
 
     async fn switch_forward(&self, request: SwitchRequest) -> Answer<Switched> {
         forwards::switch(&self.commands, request).await
+    }
+
+    async fn names(&self) -> Answer<NameList> {
+        self.call(|driver| driver.name_list()).await
     }
 
     async fn health(&self) -> Answer<Health> {

@@ -18,6 +18,7 @@ use super::ledger::Ledger;
 use super::links::Links;
 use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
+use super::names::Names;
 use super::observer::Observer;
 use super::pages::Pages;
 use super::reload::Refusal;
@@ -75,6 +76,7 @@ pub(super) struct Driver {
     pub(super) alerts: Alerts,
     pub(super) forwards: Forwards,
     pub(super) service: Service,
+    pub(super) names: Names,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
     /// Who waits for which ping.
@@ -135,6 +137,7 @@ impl Driver {
             alerts: Alerts::new(&parts.config),
             forwards: Forwards::default(),
             service: parts.service,
+            names: Names::default(),
             config: parts.config,
             engine: parts.engine,
             links: parts.links,
@@ -256,6 +259,7 @@ impl Driver {
             self.underlay_due,
             self.restart_due,
             self.service.deadline(),
+            self.names.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -280,6 +284,7 @@ impl Driver {
         self.monitor.handle_timeout(&mut self.links, |node| member_name(engine, node), now, wall);
         self.look_at_alerts(now, wall);
         self.report_health(now);
+        self.look_at_names(now);
         if self.underlay_due.is_some_and(|due| due <= now) {
             self.look_at_underlay(now, wall);
         }
@@ -373,6 +378,7 @@ impl Driver {
                     self.publish();
                     self.host_due = Some(clock::now());
                     self.name_targets();
+                    self.publish_names();
                 }
                 Output::Persist(persist) => self.persist(persist),
                 Output::Event(event) => self.take_engine_event(event),

@@ -75,6 +75,12 @@ impl Forwards {
         self.service.as_ref().and_then(|service| service.get(name)).ok_or_else(missing)
     }
 
+    /// The target that each forward uses now.
+    pub(super) fn targets(&self) -> Vec<(NodeName, Target)> {
+        let forwards = self.service.iter().flat_map(Service::iter);
+        forwards.filter_map(|(name, forward)| Some((name.clone(), forward.used()?.0))).collect()
+    }
+
     fn statuses(&self) -> Vec<ForwardStatus> {
         let forwards = self.service.iter().flat_map(Service::iter);
         forwards.map(|(name, forward)| status_of(&forward.picture(), self.switches.get(name))).collect()
@@ -204,6 +210,8 @@ pub(super) async fn switch(commands: &mpsc::Sender<Command>, request: SwitchRequ
         let (recorded, chosen) = (Arc::clone(&forward), target.clone());
         let from = call(&commands, move |driver| driver.record_switch(&recorded, &chosen, pinned)).await??;
         let old_connections = forward.switch(&target, pinned, request.close).await.map_err(refused)?;
+        // Whoever asked may look the forward's name up next.
+        call(&commands, Driver::publish_names).await?;
         let to = target.to_string();
         Ok(Switched { schema: SCHEMA, forward: request.forward, from, to, old_connections })
     });

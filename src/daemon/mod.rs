@@ -23,6 +23,7 @@ mod links;
 mod matrix;
 mod metrics;
 mod monitor;
+mod names;
 mod observer;
 mod outage;
 mod pages;

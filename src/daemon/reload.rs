@@ -127,6 +127,7 @@ impl Driver {
         let certificate = self.engine.certificate().certificate();
         let stocks = read_declared(&config, certificate).map_err(Reason::unfit)?;
         super::pages::check(&config, certificate).map_err(Reason::unfit)?;
+        super::names::check(&config, certificate).map_err(Reason::unfit)?;
         Ok(Ready { config, stocks, changes })
     }
 
@@ -167,6 +168,7 @@ impl Driver {
         }
         self.configure_alerts(&new, now, wall);
         self.take_config(new);
+        self.publish_names();
         Ok(plan)
     }
 }

@@ -72,7 +72,7 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
-    /// A page is to be served where it may not be.
+    /// A page, or names, are to be served where they may not be.
     #[error("{0}")]
     Pages(String),
     /// The device cannot be made.
@@ -227,6 +227,7 @@ async fn serve(
     let readers = reader_group(&config, config_path)?;
     let stocks = read_declared(&config, identity.certificate.certificate())?;
     super::pages::check(&config, identity.certificate.certificate()).map_err(StartError::Pages)?;
+    super::names::check(&config, identity.certificate.certificate()).map_err(StartError::Pages)?;
     let mut files = StateFiles::open(&config.files.state_directory, &config.files.certificate)?;
     let found = files.load(&identity.anchor, wall);
     let listen = config.underlay.listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 7655).into());
@@ -314,6 +315,7 @@ async fn serve(
     driver.forwards = Forwards::new(found.switches);
     driver.forwards.start(&driver.config);
     driver.name_targets();
+    driver.publish_names();
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(backend, async {
         let _ = server_stopped.await;

@@ -283,6 +283,9 @@ impl Driver {
         for (is_trouble, message, advice) in self.forwards.problems() {
             add(if is_trouble { Gravity::Warning } else { Gravity::Notice }, "forward", message, &advice);
         }
+        for (message, advice) in self.names.problems() {
+            add(Gravity::Warning, "names", message, advice);
+        }
         for complaint in self.files.complaints() {
             add(Gravity::Warning, "state_files", complaint.clone(), "");
         }

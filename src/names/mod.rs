@@ -1,0 +1,17 @@
+//! The members' names, answered by DNS.
+//!
+//! [`Picture`] says who has which name, [`Zone`] is what follows from it, [`answer()`] says what a question gets: all
+//! three are pure. [`Service`] has the socket and a thread of its own. Nothing is asked of anybody else: a name is known here
+//! or it is none.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod askers;
+mod picture;
+mod service;
+mod zone;
+
+pub use answer::{LARGEST, answer};
+pub use picture::{Alias, Member, Picture, ReverseZones};
+pub use service::{Counters, Order, Service, Standing};
+pub use zone::Zone;
