@@ -1,5 +1,6 @@
 //! Those who watch: Prometheus, and the receivers of alerts.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -68,6 +69,18 @@ fn query(host: &Host, query: &str) -> Vec<Value> {
     value["data"]["result"].as_array().cloned().unwrap_or_default()
 }
 
+/// The names of meshd's metrics in a text.
+fn metrics_in(text: &str) -> impl Iterator<Item = String> + '_ {
+    let part = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_';
+    text.match_indices("meshd_").map(move |(at, _)| text[at..].chars().take_while(part).collect())
+}
+
+/// Whether a series of this name belongs to one of the families.
+fn is_served(name: &str, families: &BTreeSet<&str>) -> bool {
+    let family = ["_bucket", "_count", "_sum", "_total", "_info"].iter().find_map(|end| name.strip_suffix(end));
+    families.contains(name) || family.is_some_and(|family| families.contains(family))
+}
+
 fn value_of(sample: &Value) -> f64 {
     sample["value"][1].as_str().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
 }
@@ -112,6 +125,14 @@ fn prometheus(lab: &Lab) -> Result<()> {
     assert!(!format!("{}{}", lint.stdout, lint.stderr).contains("error while linting"), "{lint:?}");
     let (_, open) = get(a, METRICS.port(), "/metrics", "application/openmetrics-text; version=1.0.0")?;
     assert!(open.trim_end().ends_with("# EOF"), "{open}");
+    let families: BTreeSet<&str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    for file in ["prometheus/alerts.yml", "grafana/dashboard.json"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file);
+        let text = fs::read_to_string(&path).context(path.display())?;
+        let unknown: Vec<String> = metrics_in(&text).filter(|name| !is_served(name, &families)).collect();
+        assert!(unknown.is_empty() && metrics_in(&text).count() > 10, "{file} names what is not served: {unknown:?}");
+    }
 
     let text = fs::read_to_string(&config).context(config.display())?;
     fs::write(&config, text.replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s"))

@@ -515,6 +515,8 @@ pub(crate) fn history() -> History {
         probes_sent: 0,
         probes_answered: 0,
         probes_late: 0,
+        probes_slow: 0,
+        probes_lost_in_outages: 0,
         probes_duplicate: 0,
         probes_reordered: 0,
         longest_loss_run: 0,
@@ -531,6 +533,7 @@ pub(crate) fn history() -> History {
         jitter_forward_seconds: None,
         jitter_reverse_seconds: None,
         states: StateSeconds::default(),
+        outage_seconds: 0.0,
         path_changes: 0,
         handshakes: 0,
         rx_bytes: 0,
@@ -570,6 +573,7 @@ pub(crate) fn history() -> History {
     (bad.probes_sent, bad.probes_answered, bad.longest_loss_run) = (1_830, 1_768, 61);
     (bad.loss, bad.loss_forward, bad.loss_reverse) = (lost(62, 1_830), lost(62, 1_830), lost(0, 1_768));
     bad.partial = true;
+    (bad.probes_lost_in_outages, bad.outage_seconds) = (61, 60.0);
     History {
         schema: SCHEMA,
         peer: "db-par-17".into(),

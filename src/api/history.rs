@@ -72,6 +72,13 @@ pub struct HistoryPoint {
     pub probes_answered: u64,
     /// Probes answered after they had been counted as lost.
     pub probes_late: u64,
+    /// Probes answered late, or more than 5 ms above the link's median of seven days as it was then. Not counted in steps
+    /// below a minute.
+    #[serde(default)]
+    pub probes_slow: u64,
+    /// Of the probes lost, those of outages: eight in a row and more. Not counted in steps below a minute.
+    #[serde(default)]
+    pub probes_lost_in_outages: u64,
     /// Copies of a probe or its answer that came again.
     pub probes_duplicate: u64,
     /// Probes and answers that came after a later one.
@@ -104,6 +111,9 @@ pub struct HistoryPoint {
     pub jitter_reverse_seconds: Option<f64>,
     /// Seconds the link was known to be in each state.
     pub states: StateSeconds,
+    /// Seconds of outages: down, and under the suspicion before. Not counted in steps below a minute.
+    #[serde(default)]
+    pub outage_seconds: f64,
     /// How often packets began to take another path.
     pub path_changes: u64,
     /// Sessions made.

@@ -358,8 +358,11 @@ impl LinkClass {
 pub struct DegradedReason {
     /// What kind it is, for programs: a stable word such as `loss` or `latency_step`.
     pub kind: String,
-    /// What is wrong, with its figures.
+    /// What is wrong, with the figures it was found by last.
     pub text: String,
+    /// Since when.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
 }
 
 /// What else was counted on a link in the window.

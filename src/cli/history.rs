@@ -333,7 +333,8 @@ pub fn csv(history: &History) -> String {
          path_p95_seconds,path_p99_seconds,path_max_seconds,path_mean_seconds,tunnel_p50_seconds,tunnel_p99_seconds,\
          host_delay_p50_seconds,host_delay_p99_seconds,host_delay_max_seconds,lost,lost_forward,lost_reverse,\
          data_sent,data_sent_lost,data_received,data_received_lost,jitter_seconds,up_seconds,degraded_seconds,\
-         suspect_seconds,down_seconds,unknown_seconds,new_seconds,path_changes,handshakes,rx_bytes,tx_bytes\n",
+         suspect_seconds,down_seconds,unknown_seconds,new_seconds,path_changes,handshakes,rx_bytes,tx_bytes,\
+         probes_slow,probes_lost_in_outages,outage_seconds\n",
     );
     let float = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     for point in &history.points {
@@ -384,6 +385,9 @@ pub fn csv(history: &History) -> String {
             point.handshakes.to_string(),
             point.rx_bytes.to_string(),
             point.tx_bytes.to_string(),
+            point.probes_slow.to_string(),
+            point.probes_lost_in_outages.to_string(),
+            point.outage_seconds.to_string(),
         ];
         let _ = writeln!(out, "{}", fields.join(","));
     }
@@ -443,10 +447,11 @@ mod tests {
     fn a_spreadsheet_gets_every_figure() {
         let text = csv(&history());
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
-        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [42; 4]);
+        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [45; 4]);
         let at = |name: &str| lines[0].iter().position(|column| *column == name).unwrap();
         assert_eq!((lines[1][at("gap")], lines[1][at("path_p50_seconds")], lines[1][at("lost")]), ("true", "", ""));
         assert_eq!((lines[3][at("path_p50_seconds")], lines[3][at("lost_forward")]), ("0.0126", "62"));
+        assert_eq!((lines[3][at("probes_lost_in_outages")], lines[3][at("outage_seconds")]), ("61", "60"));
     }
 
     #[test]

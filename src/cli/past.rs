@@ -11,10 +11,10 @@ use crate::api::{Client, ClientError, EventItem, EventsRequest, History, History
 const EVENTS: u64 = 10;
 /// Over how long a budget is counted.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
-/// The share of a month's probes that may be lost: an objective of 99.9 %, which at one a second are 2,592 of them.
-const ALLOWED: f64 = 0.001;
-/// The shortest time from whose pace a month's probes can be told.
-const PACE: Duration = Duration::from_secs(600);
+/// How long a link may be bad in a month: an objective of 99.9 %.
+const ALLOWED: Duration = Duration::from_secs(30 * 86_400 / 1_000);
+/// The shortest time that says something of a month.
+const LEAST: Duration = Duration::from_secs(600);
 /// Terminal columns of a line's name.
 const NAME_WIDTH: usize = 13;
 /// The longest line that is drawn: ten minutes a column make a day.
@@ -96,27 +96,39 @@ pub fn render(past: &Past, width: usize) -> String {
     out
 }
 
-/// How many of the probes that a month may lose are lost.
+/// How much of the time that may be bad in a month was: outages whole, of the rest the share of probes that were lost or slow.
 fn budget(month: &History) -> String {
     let total = &month.total;
-    let observed = total.states.observed();
-    let Some(loss) = total.loss.filter(|loss| loss.sent > 0 && observed > 0.0) else {
+    let states = &total.states;
+    let told = states.observed() - states.unknown - states.new;
+    let Some(loss) = total.loss.filter(|loss| loss.sent > 0 && told > 0.0) else {
         return "not known yet: no probe of this link is recorded".to_owned();
     };
     let known = month.points.iter().find(|point| !point.gap).map_or(month.since, |point| point.start);
-    if observed < PACE.as_secs_f64() {
-        let probes = quantity::count(loss.sent, "probe");
-        return format!(
-            "not known yet: {} of {probes} lost in the {} that are recorded",
-            loss.lost,
-            quantity::age(observed as u64)
-        );
+    let age = |seconds: f64| quantity::age(seconds.round() as u64);
+    let outages = total.outage_seconds.max(states.down).min(told);
+    // In an outage probes go out more often, and its time is counted already.
+    let apart = total.probes_lost_in_outages.min(loss.lost);
+    let (lost, sent) = (loss.lost - apart, loss.sent - apart);
+    let share = (lost + total.probes_slow) as f64 / sent.max(1) as f64;
+    let bad = outages + (told - outages) * share.min(1.0);
+    let parts = format!(
+        "outages {}, {lost} of {} lost, {} slow, degraded for {}",
+        age(outages),
+        quantity::count(sent, "probe"),
+        total.probes_slow,
+        age(states.degraded)
+    );
+    if told < LEAST.as_secs_f64() {
+        return format!("not known yet: {} are recorded ({parts})", age(told));
     }
-    // At the pace of what is recorded, also where the month is not full yet.
-    let allowed = loss.sent as f64 / observed * MONTH.as_secs_f64() * ALLOWED;
-    let left = 1.0 - loss.lost as f64 / allowed;
-    let text =
-        format!("{} of the {:.0} probes lost that 99.9% allow in 30 days; counted since {known}", loss.lost, allowed);
+    let left = 1.0 - bad / ALLOWED.as_secs_f64();
+    let indent = " ".repeat(NAME_WIDTH);
+    let text = format!(
+        "{} bad of the {} that 99.9% allow in 30 days\n{indent}{parts}\n{indent}counted since {known}",
+        age(bad),
+        age(ALLOWED.as_secs_f64())
+    );
     match left {
         left if left <= 0.0 => format!("{}: {text}", paint(BAD, "used up")),
         left if left < 0.25 => format!("{}: {text}", paint(WORRYING, &format!("{:.0}% left", left * 100.0))),
@@ -134,22 +146,41 @@ mod tests {
         anstream::adapter::strip_str(text).to_string()
     }
 
-    fn spent(lost: u64, sent: u64, seconds: f64) -> String {
+    /// A month with so many probes lost of so many, apart from outages, and so many slow ones; seconds up, and in outages.
+    fn spent([lost, sent, slow]: [u64; 3], [up, outages]: [f64; 2]) -> String {
         let mut month = history();
+        // Ten probes a second while it is down.
+        let apart = (outages * 10.0) as u64;
+        let (lost, sent) = (lost + apart, sent + apart);
         month.total.loss = Some(LossRatio { lost, sent, ratio: 0.0, low: 0.0, high: 1.0 });
-        month.total.states = StateSeconds { up: seconds, ..StateSeconds::default() };
+        (month.total.probes_slow, month.total.probes_lost_in_outages) = (slow, apart);
+        month.total.outage_seconds = outages;
+        // Two seconds of suspicion are part of the outage.
+        let suspect = outages.min(2.0);
+        month.total.states = StateSeconds { up, suspect, down: outages - suspect, ..StateSeconds::default() };
         plain(&budget(&month))
     }
 
     #[test]
-    fn a_budget_is_counted_at_the_pace_of_what_is_recorded() {
-        let month = 2_592_000.0;
-        assert!(spent(12, 2_592_000, month).starts_with("99.5% left: 12 of the 2592 probes lost that 99.9% allow"));
-        assert!(spent(12, 86_400, 86_400.0).starts_with("99.5% left: 12 of the 2592 "), "a day of the same pace");
-        assert!(spent(2_000, 2_592_000, month).starts_with("23% left: "));
-        assert!(spent(3_000, 2_592_000, month).starts_with("used up: 3000 of the 2592 "));
-        assert_eq!(spent(1, 60, 60.0), "not known yet: 1 of 60 probes lost in the 1m00s that are recorded");
-        assert_eq!(spent(0, 0, 0.0), "not known yet: no probe of this link is recorded");
+    fn a_budget_counts_outages_and_bad_probes_as_time() {
+        let month = 2_592_000;
+        let up = |outages: f64| [month as f64 - outages, outages];
+        insta::assert_snapshot!(spent([12, month, 0], up(0.0)), @r"
+            99.5% left: 12s bad of the 43m12s that 99.9% allow in 30 days
+                         outages 0s, 12 of 2592000 probes lost, 0 slow, degraded for 0s
+                         counted since 2026-11-22T12:00:00Z
+        ");
+        insta::assert_snapshot!(spent([12, month - 1_200, 3], up(1_200.0)), @r"
+            53.1% left: 20m15s bad of the 43m12s that 99.9% allow in 30 days
+                         outages 20m00s, 12 of 2590800 probes lost, 3 slow, degraded for 0s
+                         counted since 2026-11-22T12:00:00Z
+        ");
+        assert!(spent([12, 86_400, 0], [86_400.0, 0.0]).starts_with("99.5% left: 12s bad of the 43m12s "), "a day");
+        assert!(spent([12, 432_000, 0], [86_400.0, 0.0]).starts_with("99.9% left: 2s bad "), "a day at five a second");
+        assert!(spent([0, month, 2_000], up(0.0)).starts_with("23% left: 33m20s "));
+        assert!(spent([0, month, 0], up(2_600.0)).starts_with("used up: 43m20s "));
+        assert!(spent([1, 60, 0], [60.0, 0.0]).starts_with("not known yet: 1m00s are recorded (outages 0s, 1 of 60 "));
+        assert_eq!(spent([0, 0, 0], [0.0, 0.0]), "not known yet: no probe of this link is recorded");
     }
 
     #[test]

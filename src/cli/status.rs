@@ -388,7 +388,12 @@ pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
     let state = paint(style_of_state(peer.state), peer.state.name());
     let mut out = format!("{}  {state} for {since}, since {}\n", paint(STRONG, &peer.name), peer.since);
     out.push_str(&render_problems(status, Some(&peer.name), width));
-    let mut lines: Vec<(&str, String)> = vec![("node", peer.node_id.clone())];
+    let reasons = peer.reasons.iter().map(|reason| {
+        let since = reason.since.map_or(String::new(), |since| format!(", since {since}"));
+        ("degraded", format!("{}{since}", reason.text))
+    });
+    let mut lines: Vec<(&str, String)> = reasons.collect();
+    lines.push(("node", peer.node_id.clone()));
     lines.push(("addresses", format!("{}, {}", peer.address_v4, peer.address_v6)));
     if !peer.prefixes.is_empty() {
         let prefixes: Vec<String> = peer.prefixes.iter().map(ToString::to_string).collect();

@@ -68,7 +68,7 @@ const CHANCE: f64 = 10_000.0;
 /// Probes missed in a row that are put up with on the worst path: below what calls a link down.
 const MOST_TOLERATED: u32 = 6;
 /// What a lost packet costs a connection at least: Linux's shortest retransmission time-out.
-const LOSS_COST: Duration = Duration::from_millis(200);
+pub const LOSS_COST: Duration = Duration::from_millis(200);
 /// How much one probe says about the loss of the path in use: the last minute or two count.
 pub(super) const LOSS_WEIGHT: f64 = 1.0 / 64.0;
 /// Standard deviations by which two losses must differ: once in eighty by chance, and never three times in a row.

@@ -275,7 +275,8 @@ impl Driver {
         if self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.report_life();
             // What becomes due meanwhile is the next turn's, so that nothing waits behind the timers for long.
-            while self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            while let Some((due, what)) = self.engine.poll_timeout().filter(|(at, _)| *at <= now) {
+                self.note_lag(due, what);
                 self.engine.handle_first_timeout(clock::now(), wall);
                 self.drain();
             }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use crate::control::PeerView;
-use crate::dataplane::CountersReading;
+use crate::dataplane::{CountersReading, DelayReading, Stage};
 use crate::identity::Tag;
 use crate::platform::clock;
-use crate::telemetry::LinkStatistics;
 use crate::telemetry::metrics::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
+use crate::telemetry::{DelayHistogram, LinkStatistics};
 use crate::time::{Instant, UnixTime};
 use crate::tunnel;
 use crate::wire::probe::Class;
@@ -32,6 +32,8 @@ impl Driver {
             received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
             sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
             drops: self.ownerless_drops(),
+            stages: dataplane.map(|dataplane| stages(&dataplane.inbound(), &dataplane.outbound())).unwrap_or_default(),
+            probe_lag: self.observer.probe_lag.clone(),
             health: self.engine.health(now),
             clock_steps: self.observer.clock_steps,
             history_bytes: self.monitor.history_report().map(|report| report.sizes.file),
@@ -79,6 +81,38 @@ impl Driver {
     }
 }
 
+/// What was counted at each stage, of either direction.
+fn stages(inbound: &CountersReading, outbound: &CountersReading) -> Vec<(&'static str, DelayHistogram)> {
+    // A data plane knows nothing of statistics, but counts in their buckets: the compiler and a test see to it.
+    let histogram = |of: &DelayReading| DelayHistogram::of(of.counts, Duration::from_nanos(of.nanos));
+    let both = Stage::ALL.iter().map(|stage| {
+        let way = match stage {
+            Stage::TunRx | Stage::Encrypt => outbound,
+            Stage::UdpRx | Stage::Decrypt | Stage::TunTx => inbound,
+        };
+        (stage.name(), histogram(&way.stages[*stage as usize]))
+    });
+    both.collect()
+}
+
 fn site_of(tags: &[Tag]) -> Option<String> {
     tags.iter().find_map(Tag::site).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_counted_in_the_buckets_of_all_delays() {
+        assert_eq!(DelayHistogram::bounds().next(), Some(DelayReading::FIRST));
+        let (mut inbound, mut outbound) = (CountersReading::default(), CountersReading::default());
+        inbound.stages[Stage::Decrypt as usize] = DelayReading { counts: [2; DelayReading::BUCKETS], nanos: 7_000 };
+        outbound.stages[Stage::TunRx as usize].counts[3] = 5;
+        let told = stages(&inbound, &outbound);
+        let counts: Vec<(&str, u64)> = told.iter().map(|(name, delays)| (*name, delays.count())).collect();
+        assert_eq!(counts, [("tun_rx", 5), ("encrypt", 0), ("udp_rx", 0), ("decrypt", 38), ("tun_tx", 0)]);
+        assert_eq!(told[0].1.buckets()[3], (0.000_4, 5));
+        assert_eq!(told[3].1.sum(), Duration::from_micros(7));
+    }
 }

@@ -93,8 +93,7 @@ impl Monitor {
         let judged = link.statistics.judge(now);
         match judged {
             Some(true) => {
-                let (summary, baseline) = (link.statistics.summary(now), link.statistics.baseline());
-                let reasons = link.statistics.degradation().reasons().map(|reason| reason.text(&summary, baseline));
+                let reasons = link.statistics.degradation().reasons().iter().map(|held| held.text.as_str());
                 told.push((EventKind::Degraded, reasons.collect::<Vec<_>>().join("; ")));
             }
             Some(false) => told.push((EventKind::Degraded, "works as it should again".to_owned())),
@@ -162,6 +161,7 @@ impl Monitor {
         }
         let baselines = self.baselines();
         links.set_baselines(&baselines);
+        self.recorder.set_baselines(&baselines);
         let buckets = self.recorder.seal(now);
         self.seal_due = self.recorder.poll_timeout(now);
         if self.writer.is_some() {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::driver::Driver;
+use crate::control::timer::TimerName;
 use crate::control::verdict::Verdict;
 use crate::identity::NodeId;
-use crate::platform::clock::{Reading, StepWatch};
-use crate::telemetry::EventKind;
+use crate::platform::clock::{self, Reading, StepWatch};
+use crate::telemetry::{DelayHistogram, EventKind};
 use crate::time::Instant;
 
 /// How often the links are asked for data: much shorter than a link counts as used for.
@@ -21,6 +22,8 @@ pub(super) struct Observer {
     /// How often the wall clock was set.
     pub(super) clock_steps: u64,
     data_due: Instant,
+    /// How late probes were sent or judged.
+    pub(super) probe_lag: DelayHistogram,
     /// The score the data threads tell the peers.
     told: u8,
     /// Whether the operator was told that this node is unwell.
@@ -50,6 +53,13 @@ impl Driver {
         };
         tracing::warn!("{text}");
         self.note(EventKind::Observer, None, text);
+    }
+
+    /// Something of the engine's is about to be done that was due then.
+    pub(super) fn note_lag(&mut self, due: Instant, what: TimerName) {
+        if matches!(what, TimerName::Probe(_)) {
+            self.observer.probe_lag.record(clock::now().saturating_since(due));
+        }
     }
 
     /// Looks at this node itself. Cheap: it is done whenever the control task is awake.

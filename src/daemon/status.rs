@@ -14,7 +14,8 @@ use crate::control::probe::LinkState;
 use crate::control::routing::Claim;
 use crate::control::{PROTOCOL_VERSION, PeerView, View};
 use crate::platform::clock;
-use crate::telemetry::{Degradation, LinkSummary, LossEstimate, Reason};
+use crate::telemetry::degraded::Held;
+use crate::telemetry::{Degradation, LinkSummary, LossEstimate};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 use crate::wire::probe::Class;
@@ -105,12 +106,13 @@ impl Driver {
             class: Some(link_class(view.pace.class)),
             probe_interval_seconds: Some(view.pace.interval.as_secs_f64()),
             verdict: link.and_then(|link| link.verdict).map(|verdict| verdict.to_string()),
-            reasons: degradation.zip(summary.as_ref()).map_or(Vec::new(), |(degradation, summary)| {
-                let reason = |reason: Reason| DegradedReason {
-                    kind: reason.name().to_owned(),
-                    text: reason.text(summary, baseline),
+            reasons: degradation.map_or(Vec::new(), |degradation| {
+                let reason = |held: &Held| DegradedReason {
+                    kind: held.reason.name().to_owned(),
+                    text: held.text.clone(),
+                    since: Some(Timestamp(wall - now.saturating_since(held.since))),
                 };
-                degradation.reasons().map(reason).collect()
+                degradation.reasons().iter().map(reason).collect()
             }),
             mtu_bytes: u32::from(view.path_mtu),
             session_age_seconds: session.map(|session| now.saturating_since(session.established).as_secs()),

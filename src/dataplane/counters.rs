@@ -1,5 +1,7 @@
 //! What the data threads count. Readers see each number whole; sums over several may be a packet apart.
 
+use super::stages::{DelayReading, Delays, Stage};
+use crate::time::Instant;
 use crate::wire::DropReason;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +13,7 @@ pub struct Counters {
     batches: AtomicU64,
     ignored: AtomicU64,
     drops: [AtomicU64; DropReason::ALL.len()],
+    stages: [Delays; Stage::ALL.len()],
 }
 
 /// A reading of [`Counters`].
@@ -26,6 +29,8 @@ pub struct CountersReading {
     pub ignored: u64,
     /// Drops by reason, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
+    /// How long packets waited at each stage of this direction, in the order of [`Stage::ALL`].
+    pub stages: [DelayReading; Stage::ALL.len()],
 }
 
 impl CountersReading {
@@ -43,6 +48,7 @@ impl CountersReading {
             batches: self.batches + other.batches,
             ignored: self.ignored + other.ignored,
             drops: std::array::from_fn(|reason| self.drops[reason] + other.drops[reason]),
+            stages: std::array::from_fn(|stage| self.stages[stage].plus(&other.stages[stage])),
         }
     }
 }
@@ -56,6 +62,7 @@ impl Counters {
             batches: self.batches.load(Ordering::Relaxed),
             ignored: self.ignored.load(Ordering::Relaxed),
             drops: std::array::from_fn(|reason| self.drops[reason].load(Ordering::Relaxed)),
+            stages: std::array::from_fn(|stage| self.stages[stage].read()),
         }
     }
 
@@ -70,6 +77,10 @@ impl Counters {
 
     pub(super) fn ignored(&self) {
         self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn waited(&self, stage: Stage, from: Instant, to: Instant) {
+        self.stages[stage as usize].record(from, to);
     }
 
     pub(super) fn dropped(&self, reason: DropReason) {
@@ -88,6 +99,7 @@ mod tests {
             (0..times).for_each(|_| counters.dropped(reason));
         }
         counters.passed(2, 100);
+        counters.waited(Stage::Encrypt, Instant::ZERO, Instant::from_nanos(300));
         let reading = counters.read();
         for (times, &reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reading.dropped(reason), times as u64);
@@ -95,5 +107,7 @@ mod tests {
         assert_eq!((reading.packets, reading.bytes, reading.batches, reading.ignored), (2, 100, 0, 0));
         let twice = reading.plus(&reading);
         assert_eq!((twice.packets, twice.bytes, twice.drops[1]), (4, 200, 2));
+        let waited = twice.stages.map(|stage| (stage.counts[0], stage.nanos));
+        assert_eq!(waited, [(0, 0), (2, 600), (0, 0), (0, 0), (0, 0)]);
     }
 }

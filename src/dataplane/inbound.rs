@@ -12,6 +12,7 @@ use super::outbound::Found;
 use super::peer::Peer;
 use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
 use super::relay::Relay;
+use super::stages::Stage;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading, StepWatch};
 use crate::platform::tun::{Tun, TunError};
@@ -143,7 +144,7 @@ impl Inbound {
         self.counters.batch();
         let reading = Reading::take();
         self.steps.look(&reading);
-        let mut joined = false;
+        let (mut joined, mut oldest) = (false, reading.now);
         for buffer in 0..count {
             let Some(about) = self.received.about(buffer) else {
                 self.counters.dropped(DropReason::Malformed);
@@ -158,6 +159,7 @@ impl Inbound {
                 continue;
             }
             joined |= about.stride < about.length;
+            oldest = oldest.min(stamp(&about, &reading));
             let mut start = 0;
             while start < about.length {
                 let length = about.stride.min(about.length - start);
@@ -167,6 +169,10 @@ impl Inbound {
                 self.classify(buffer, start, length, &about, &reading);
                 start += length;
             }
+        }
+        // A stamp from before the clock was set says nothing.
+        if self.steps.is_steady(reading.now) {
+            self.counters.waited(Stage::UdpRx, oldest, reading.now);
         }
         self.open(&reading);
         // Many buffers only for many single datagrams: filled to the brim, all of them would be two megabytes.
@@ -238,6 +244,7 @@ impl Inbound {
         if self.items.is_empty() {
             return;
         }
+        let began = clock::now();
         let table = Arc::clone(&self.table);
         let table = table.load();
         let mut items = std::mem::take(&mut self.items);
@@ -256,7 +263,12 @@ impl Inbound {
                 None => run.iter().for_each(|_| self.counters.dropped(DropReason::NotAdmitted)),
             }
         }
-        self.write();
+        let opened = clock::now();
+        self.counters.waited(Stage::Decrypt, began, opened);
+        if !self.coalescer.is_empty() {
+            self.write();
+            self.counters.waited(Stage::TunTx, opened, clock::now());
+        }
         (self.items, self.tunnels, self.bytes) = (items, tunnels, 0);
         self.items.clear();
         self.tunnels.clear();

@@ -38,6 +38,7 @@ mod queues;
 mod relay;
 mod retained;
 mod shard;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -48,5 +49,6 @@ pub use forwarding::{ForwardingTable, Local, Owner};
 pub use inner::InnerPacket;
 pub use peer::{Path, Peer};
 pub use queues::{ControlPacket, Event, Queues, Receivers, UnopenedDatagram, queues};
+pub use stages::{DelayReading, Stage};
 pub use threads::{Dataplane, Habits, Ports, StartError};
 pub use transmit::Transmitter;

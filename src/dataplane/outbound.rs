@@ -13,6 +13,7 @@ use super::offload::{Segments, VirtioHeader};
 use super::peer::Peer;
 use super::queues::{Event, Queues};
 use super::retained::Retained;
+use super::stages::Stage;
 use super::transmit::Transmitter;
 use crate::platform::clock::{self, Reading};
 use crate::platform::tun::{Framing, LONGEST_READ, Tun, TunError};
@@ -130,6 +131,7 @@ impl Outbound {
             return Found::All;
         }
         let tun = Arc::clone(&self.lanes[lane]);
+        let began = clock::now();
         let found = self.read(&tun);
         // A lone packet is sent before it is asked for another; where one came after the other, as many as there are.
         self.most = if found == Found::More || self.reads.len() > 1 { MOST_READS } else { 1 };
@@ -142,6 +144,8 @@ impl Outbound {
             for read in &mut reads {
                 self.judge(&tun, &table, read, &reading);
             }
+            let judged = clock::now();
+            self.counters.waited(Stage::TunRx, began, judged);
             for first in 0..reads.len() {
                 if let Some(number) = reads[first].peer {
                     let peer = &table.peers()[number as usize];
@@ -154,6 +158,7 @@ impl Outbound {
             }
             self.reads = reads;
             self.send();
+            self.counters.waited(Stage::Encrypt, judged, clock::now());
         }
         found
     }

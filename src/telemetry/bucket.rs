@@ -112,6 +112,12 @@ counters! {
     unknown_millis,
     /// Milliseconds in [`Standing::New`].
     new_millis,
+    /// Probes answered late, or more than 5 ms above the link's median of seven days.
+    slow,
+    /// Of the probes lost, those of outages: eight in a row and more, with which a link goes down.
+    outage_lost,
+    /// Milliseconds of outages: those in [`Standing::Down`], and the suspicion before.
+    outage_millis,
 }
 
 /// The layout of [`Bucket::encode`]; another one gets another number, and the readers of both.

@@ -33,7 +33,8 @@ const LOSS: f64 = 0.01;
 /// Loss of messages above which a link is degraded.
 const DATA_LOSS: f64 = 0.001;
 /// Losses that are no accident: one or two packets are lost while a session starts or a host is busy, and of few packets they
-/// look like a share that is certain.
+/// look like a share that is certain. So many occasions, not packets: what is lost in a row in two seconds was one event, which
+/// the state *suspect* told, and is over.
 const FEWEST_LOST: u64 = 3;
 /// Messages that a judgement of their loss needs: of fewer than the bound's denominator nothing is certain.
 const FEWEST_MESSAGES: u64 = 1_000;
@@ -53,10 +54,11 @@ impl Reason {
     /// Returns what is wrong with a link now. `baseline` is the median round trip of the last week, where it is known.
     pub fn find(summary: &LinkSummary, baseline: Option<Duration>) -> Vec<Reason> {
         let mut found = Vec::new();
-        let above = |loss: Option<LossEstimate>, bound: f64| {
-            loss.is_some_and(|loss| loss.low > bound && loss.lost >= FEWEST_LOST)
+        let above = |loss: Option<LossEstimate>, bound: f64, occasions: u32| {
+            loss.is_some_and(|loss| loss.low > bound && loss.lost.min(occasions.into()) >= FEWEST_LOST)
         };
-        if above(summary.loss, LOSS) {
+        let occasions = summary.counts.occasions;
+        if above(summary.loss, LOSS, occasions) {
             found.push(Reason::Loss);
         }
         for (direction, this, other) in [
@@ -64,12 +66,13 @@ impl Reason {
             (Direction::Reverse, summary.loss_reverse, summary.loss_forward),
         ] {
             let apart = this.zip(other).is_some_and(|(this, other)| this.low > other.high);
-            if above(this, ONE_WAY_LOSS) && apart {
+            if above(this, ONE_WAY_LOSS, occasions) && apart {
                 found.push(Reason::OneWayLoss(direction));
             }
         }
-        for (direction, loss) in [Direction::Forward, Direction::Reverse].into_iter().zip(summary.data_loss) {
-            if above(loss, DATA_LOSS) && loss.is_some_and(|loss| loss.sent >= FEWEST_MESSAGES) {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let (loss, occasions) = (data_loss(summary, direction), summary.counts.packets_occasions[place(direction)]);
+            if above(loss, DATA_LOSS, occasions) && loss.is_some_and(|loss| loss.sent >= FEWEST_MESSAGES) {
                 found.push(Reason::DataLoss(direction));
             }
         }
@@ -96,6 +99,17 @@ impl Reason {
         found
     }
 
+    /// Whether what it was found by has been taken back: losses that turned out late, or that have left the window.
+    fn is_withdrawn(self, summary: &LinkSummary) -> bool {
+        let loss = match self {
+            Reason::Loss => summary.loss,
+            Reason::OneWayLoss(direction) => one_way_loss(summary, direction),
+            Reason::DataLoss(direction) => data_loss(summary, direction),
+            _ => return false,
+        };
+        loss.is_none_or(|loss| loss.lost < FEWEST_LOST)
+    }
+
     /// Its name in JSON and as a metric's label.
     pub const fn name(self) -> &'static str {
         match self {
@@ -112,19 +126,21 @@ impl Reason {
 
     /// Says it to a person, with its figures.
     pub fn text(self, summary: &LinkSummary, baseline: Option<Duration>) -> String {
-        let loss = |loss: Option<LossEstimate>| loss.map_or("loss".to_owned(), |loss| format!("{loss} lost"));
+        let loss = |loss: Option<LossEstimate>, what: &str| {
+            let (lost, sent) = loss.map_or((0, 0), |loss| (loss.lost, loss.sent));
+            let interval = loss.map_or(String::new(), |loss| format!(" ({loss})"));
+            format!("{lost} of {sent} {what} lost in {} s{interval}", summary.window.as_secs())
+        };
         let way = |direction| if direction == Direction::Forward { "towards it" } else { "coming from it" };
         let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
-        let place = |direction| usize::from(direction != Direction::Forward);
         let p99 = |delay: Option<super::link::DelaySummary>| delay.map_or(Duration::ZERO, |delay| delay.p99);
         match self {
-            Reason::Loss => format!("{} of probes", loss(summary.loss)),
+            Reason::Loss => loss(summary.loss, "probes"),
             Reason::OneWayLoss(direction) => {
-                let one = if direction == Direction::Forward { summary.loss_forward } else { summary.loss_reverse };
-                format!("{} {} only", loss(one), way(direction))
+                format!("{}, {} only", loss(one_way_loss(summary, direction), "probes"), way(direction))
             }
             Reason::DataLoss(direction) => {
-                format!("{} of data {}", loss(summary.data_loss[place(direction)]), way(direction))
+                format!("{}, {}", loss(data_loss(summary, direction), "data packets"), way(direction))
             }
             Reason::LatencyStep => match summary.step {
                 Some(step) => {
@@ -146,25 +162,52 @@ impl Reason {
     }
 }
 
-/// The reasons a link is degraded for, each as long as it is found and a minute more.
+/// The place of a way in pairs.
+fn place(direction: Direction) -> usize {
+    usize::from(direction != Direction::Forward)
+}
+
+fn one_way_loss(summary: &LinkSummary, direction: Direction) -> Option<LossEstimate> {
+    if direction == Direction::Forward { summary.loss_forward } else { summary.loss_reverse }
+}
+
+fn data_loss(summary: &LinkSummary, direction: Direction) -> Option<LossEstimate> {
+    summary.data_loss[place(direction)]
+}
+
+/// The reasons a link is degraded for, each as long as it is found and a minute more; one that was taken back no longer.
 #[derive(Clone, Debug, Default)]
 pub struct Degradation {
-    held: Vec<(Reason, Instant)>,
+    held: Vec<Held>,
     since: Option<Instant>,
 }
 
+/// A reason that a link is degraded for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What it is.
+    pub reason: Reason,
+    /// When it was found first.
+    pub since: Instant,
+    /// What was measured when it was found last, for a person.
+    pub text: String,
+    last: Instant,
+}
+
 impl Degradation {
-    /// Takes what is found now; returns whether that made the link degraded, or made it well.
-    pub fn update(&mut self, found: &[Reason], now: Instant) -> Option<bool> {
+    /// Looks what is wrong with the link now; returns whether that made it degraded, or made it well. `baseline` is the median
+    /// round trip of the last week, where it is known.
+    pub fn update(&mut self, summary: &LinkSummary, baseline: Option<Duration>, now: Instant) -> Option<bool> {
         let before = self.is_degraded();
-        for reason in found {
-            match self.held.iter_mut().find(|(held, _)| held == reason) {
-                Some((_, last)) => *last = now,
-                None => self.held.push((*reason, now)),
+        for reason in Reason::find(summary, baseline) {
+            let text = reason.text(summary, baseline);
+            match self.held.iter_mut().find(|held| held.reason == reason) {
+                Some(held) => (held.last, held.text) = (now, text),
+                None => self.held.push(Held { reason, since: now, text, last: now }),
             }
         }
-        self.held.retain(|(_, last)| now.saturating_since(*last) < HOLD);
-        self.held.sort_unstable_by_key(|(reason, _)| *reason);
+        self.held.retain(|held| now.saturating_since(held.last) < HOLD && !held.reason.is_withdrawn(summary));
+        self.held.sort_unstable_by_key(|held| held.reason);
         let after = self.is_degraded();
         if after != before {
             self.since = after.then_some(now);
@@ -183,8 +226,8 @@ impl Degradation {
     }
 
     /// The reasons, the gravest first.
-    pub fn reasons(&self) -> impl Iterator<Item = Reason> {
-        self.held.iter().map(|(reason, _)| *reason)
+    pub fn reasons(&self) -> &[Held] {
+        &self.held
     }
 }
 
@@ -196,7 +239,13 @@ mod tests {
 
     fn summary() -> LinkSummary {
         let empty = LinkStatistics::new().summary(Instant::ZERO);
-        let counts = crate::telemetry::link::Counts { answered: 300, ..empty.counts };
+        // Whatever is lost was lost one by one.
+        let counts = crate::telemetry::link::Counts {
+            answered: 300,
+            occasions: 300,
+            packets_occasions: [300; 2],
+            ..empty.counts
+        };
         LinkSummary { counts, ..empty }
     }
 
@@ -243,15 +292,46 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_stays_for_a_minute() {
+    fn what_was_lost_in_a_row_is_one_occasion() {
+        let loss = LossEstimate::new(7, 40);
+        let burst = |occasions| {
+            let counts =
+                crate::telemetry::link::Counts { occasions, packets_occasions: [occasions; 2], ..summary().counts };
+            LinkSummary { counts, loss, loss_forward: loss, data_loss: [LossEstimate::new(900, 9_000); 2], ..summary() }
+        };
+        assert_eq!(found(&burst(1)), [], "a peer that was restarted");
+        assert_eq!(found(&burst(2)), []);
+        let data = [Reason::DataLoss(Direction::Forward), Reason::DataLoss(Direction::Reverse)];
+        assert_eq!(found(&burst(3)), [&[Reason::Loss][..], &data[..]].concat());
+    }
+
+    #[test]
+    fn a_reason_stays_for_a_minute_with_what_was_measured_and_since_when() {
         let at = |seconds: u64| Instant::from_millis(seconds * 1_000);
+        let lossy =
+            |lost| LinkSummary { loss: LossEstimate::new(lost, 300), window: Duration::from_secs(290), ..summary() };
+        let ms = Duration::from_millis;
+        let shaky = |lost| LinkSummary { jitter: ms(4), usual_jitter: Some(ms(1)), ..lossy(lost) };
+        let names = |of: &Degradation| of.reasons().iter().map(|held| held.reason).collect::<Vec<_>>();
         let mut degradation = Degradation::default();
-        assert_eq!(degradation.update(&[], at(0)), None);
-        assert_eq!(degradation.update(&[Reason::Loss], at(10)), Some(true));
-        assert_eq!(degradation.update(&[Reason::Jitter], at(60)), None);
-        assert_eq!(degradation.reasons().collect::<Vec<_>>(), [Reason::Loss, Reason::Jitter]);
-        assert_eq!(degradation.update(&[], at(75)), None);
-        assert_eq!(degradation.reasons().collect::<Vec<_>>(), [Reason::Jitter]);
-        assert_eq!((degradation.update(&[], at(120)), degradation.since()), (Some(false), None));
+        assert_eq!(degradation.update(&summary(), None, at(0)), None);
+        assert_eq!(degradation.update(&lossy(9), None, at(10)), Some(true));
+        assert_eq!(degradation.update(&shaky(12), None, at(50)), None);
+        assert_eq!(names(&degradation), [Reason::Loss, Reason::Jitter]);
+        // Fewer are lost now than the bound: what is told is what it was found by.
+        assert_eq!(degradation.update(&lossy(4), None, at(105)), None);
+        let told: Vec<_> = degradation.reasons().iter().map(|held| (held.since, held.text.as_str())).collect();
+        let jitter = "jitter 4.00 ms, 1.00 ms usually";
+        assert_eq!(told, [(at(10), "12 of 300 probes lost in 290 s (2.3-6.9%)"), (at(50), jitter)]);
+        assert_eq!((degradation.update(&lossy(4), None, at(110)), degradation.since()), (Some(false), None));
+    }
+
+    #[test]
+    fn losses_that_turn_out_late_are_no_reason_any_more() {
+        let at = |seconds: u64| Instant::from_millis(seconds * 1_000);
+        let lossy = |lost| LinkSummary { loss: LossEstimate::new(lost, 40), ..summary() };
+        let mut degradation = Degradation::default();
+        assert_eq!(degradation.update(&lossy(7), None, at(10)), Some(true));
+        assert_eq!(degradation.update(&lossy(0), None, at(20)), Some(false));
     }
 }

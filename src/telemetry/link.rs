@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::step::{Step, StepChange, StepWatch};
-use super::{Degradation, Jitter, LossEstimate, OneWay, Reason, Sketch};
+use super::{Degradation, Jitter, LossEstimate, OneWay, Sketch};
 use crate::control::measurement::{Direction, Discard, Disorder, Measurement, Sample};
 use crate::control::probe::Prober;
 use crate::time::Instant;
@@ -38,7 +38,7 @@ const BUCKET: Duration = Duration::from_secs(10);
 /// Buckets kept: five minutes, long enough to see one loss in a hundred, short enough to be about now.
 const BUCKETS: u64 = 30;
 /// Probes lost in a row that make an outage.
-const OUTAGE: u16 = Prober::MISSED_BEFORE_DOWN as u16;
+pub(super) const OUTAGE: u16 = Prober::MISSED_BEFORE_DOWN as u16;
 /// The part of a new jitter that goes into the usual one.
 const USUAL_PART: u32 = 1_024;
 
@@ -65,6 +65,8 @@ pub struct Counts {
     pub lost: [u32; 3],
     /// Of those, the ones that were lost in an outage: eight in a row and more, with which a link goes down.
     pub outage: [u32; 3],
+    /// How often probes began to be lost, outages apart: those lost in a row are one occasion.
+    pub occasions: u32,
     /// Answers that were not measured: because a clock was set, because the result would be negative.
     pub discarded: [u32; 2],
     /// Probes or answers that were overtaken, by direction.
@@ -75,6 +77,8 @@ pub struct Counts {
     pub packets: [u32; 2],
     /// Of those, the ones that are missing.
     pub packets_lost: [u32; 2],
+    /// How many of the comparisons that counted them found some missing.
+    pub packets_occasions: [u32; 2],
 }
 
 /// What a link's window holds.
@@ -150,12 +154,19 @@ impl LinkStatistics {
                 if let Some(bucket) = self.bucket(now, sent) {
                     let lost = &mut bucket.counts.lost[direction as usize];
                     *lost = lost.saturating_add(1);
+                    bucket.counts.occasions = bucket.counts.occasions.saturating_add(u32::from(in_row == 1));
                     bucket.longest_run = bucket.longest_run.max(in_row);
                 }
                 match in_row.cmp(&OUTAGE) {
                     Ordering::Less => {}
                     // The ones before belong to it as well.
-                    Ordering::Equal => self.assign_to_outage(OUTAGE),
+                    Ordering::Equal => {
+                        self.assign_to_outage(OUTAGE);
+                        let mut began = self.buckets.iter_mut().rev().map(|bucket| &mut bucket.counts.occasions);
+                        if let Some(occasions) = began.find(|occasions| **occasions > 0) {
+                            *occasions -= 1;
+                        }
+                    }
                     Ordering::Greater => self.assign_to_outage(1),
                 }
             }
@@ -185,7 +196,11 @@ impl LinkStatistics {
             Measurement::Data { at, direction, packets, lost } => {
                 if let Some(bucket) = self.bucket(now, at) {
                     let counts = &mut bucket.counts;
-                    for (sums, more) in [(&mut counts.packets, packets), (&mut counts.packets_lost, lost)] {
+                    for (sums, more) in [
+                        (&mut counts.packets, packets),
+                        (&mut counts.packets_lost, lost),
+                        (&mut counts.packets_occasions, u32::from(lost > 0)),
+                    ] {
                         if let Some(sum) = sums.get_mut(direction as usize) {
                             *sum = sum.saturating_add(more);
                         }
@@ -248,8 +263,8 @@ impl LinkStatistics {
             return None;
         }
         self.judged = slot_of(now);
-        let found = Reason::find(&self.summary(now), self.baseline);
-        self.degradation.update(&found, now)
+        let (summary, baseline) = (self.summary(now), self.baseline);
+        self.degradation.update(&summary, baseline, now)
     }
 
     /// Jitter of each way (RFC 3550 §6.4.1).
@@ -383,11 +398,13 @@ impl Counts {
         self.late = self.late.saturating_add(more.late);
         sums(&mut self.lost, &more.lost);
         sums(&mut self.outage, &more.outage);
+        self.occasions = self.occasions.saturating_add(more.occasions);
         sums(&mut self.discarded, &more.discarded);
         sums(&mut self.reordered, &more.reordered);
         sums(&mut self.duplicated, &more.duplicated);
         sums(&mut self.packets, &more.packets);
         sums(&mut self.packets_lost, &more.packets_lost);
+        sums(&mut self.packets_occasions, &more.packets_occasions);
     }
 }
 
@@ -429,6 +446,7 @@ fn oldest_slot(now: Instant) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Reason;
     use proptest::prelude::*;
 
     fn ms(millis: u64) -> Instant {
@@ -505,7 +523,12 @@ mod tests {
         lose(&mut link, 208_500, 7);
         let summary = link.summary(ms(215_000));
         assert_eq!((summary.loss.unwrap().lost, summary.counts.outage), (7, [0; 3]), "a burst is no outage");
-        assert!(Reason::find(&summary, None).contains(&Reason::Loss));
+        assert_eq!((summary.counts.occasions, Reason::find(&summary, None)), (1, vec![]), "one burst is over");
+        // A second one may be chance; with a third the link works badly.
+        lose(&mut link, 218_500, 7);
+        assert_eq!(Reason::find(&link.summary(ms(225_000)), None), []);
+        lose(&mut link, 228_500, 7);
+        assert_eq!(Reason::find(&link.summary(ms(235_000)), None), [Reason::Loss]);
         let mut link = LinkStatistics::new();
         (0..200).for_each(|i| link.answered_at(ms(i * 1_000), ms(i * 1_000), rtt(1_000)));
         lose(&mut link, 208_500, 12);
@@ -515,7 +538,7 @@ mod tests {
         link.lost_at(ms(231_000), ms(231_000), Direction::Unknown);
         link.take(&Measurement::Placed { sent: ms(209_000), direction: Direction::Forward }, ms(231_000));
         let summary = link.summary(ms(232_000));
-        assert_eq!(summary.counts.lost, [1, 0, 12]);
+        assert_eq!((summary.counts.lost, summary.counts.occasions), ([1, 0, 12], 1));
         assert_eq!((summary.loss.unwrap().lost, summary.loss.unwrap().sent), (1, 219));
         assert_eq!(summary.loss_forward.unwrap().lost, 0, "which way an outage was is no loss of that way");
         assert_eq!(Reason::find(&summary, None), []);

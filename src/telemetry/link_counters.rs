@@ -13,7 +13,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Losses held until they are settled: those of a link that is down, probed four times a second, with room.
 const HELD_LIMIT: usize = 128;
 /// What is slower than the baseline by more than this is bad for whoever waits for it.
-const SLOW: Duration = Duration::from_millis(5);
+pub(super) const SLOW: Duration = Duration::from_millis(5);
 
 /// Counts of one link, since the daemon started. About one KiB.
 #[derive(Clone, Debug, Default)]
@@ -164,6 +164,11 @@ impl DelayHistogram {
     pub const BOUNDS: usize = 18;
     /// The first bound: a fraction of the way between two hosts of one rack.
     const FIRST: Duration = Duration::from_micros(50);
+
+    /// Makes one of what others counted in the same buckets, the last of which has no bound.
+    pub fn of(counts: [u64; Self::BOUNDS + 1], sum: Duration) -> Self {
+        DelayHistogram { counts, sum }
+    }
 
     /// Takes a delay.
     pub fn record(&mut self, delay: Duration) {

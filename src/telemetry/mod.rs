@@ -21,6 +21,7 @@ pub mod step;
 pub mod usage;
 pub mod varint;
 
+pub use crate::control::path::LOSS_COST;
 pub use bucket::{Bucket, Standing};
 pub use degraded::{Degradation, Reason};
 pub use distribution::Distribution;

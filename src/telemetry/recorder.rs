@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::link::OUTAGE;
+use super::link_counters::SLOW;
 use super::raw::{Fate, RawRing};
 use super::{Bucket, Standing};
 use crate::control::measurement::{Direction, Disorder, Measurement, Sample};
@@ -77,6 +79,10 @@ struct Track {
     degraded: bool,
     /// Until when the time in its state is counted.
     counted: Instant,
+    /// Since when it is under suspicion.
+    suspect_since: Option<Instant>,
+    /// The median round trip of the last seven days.
+    baseline: Option<Duration>,
     /// By slot; three at most, the present one and those that wait for late answers.
     open: BTreeMap<u64, Bucket>,
     /// Round trip and both transits of the answer before.
@@ -130,6 +136,15 @@ impl Recorder {
     pub fn stands(&mut self, node: NodeId, standing: Standing, now: Instant) {
         if let Some(track) = self.tracks.get_mut(&node) {
             track.count_time(&self.line, now);
+            match (standing, track.suspect_since) {
+                (Standing::Suspect, since) => track.suspect_since = since.or(Some(now)),
+                (Standing::Down, Some(since)) => {
+                    let bucket = track.open.entry(self.line.slot(now)).or_default();
+                    bucket.outage_millis += now.saturating_since(since).as_millis() as u64;
+                    track.suspect_since = None;
+                }
+                _ => track.suspect_since = None,
+            }
             track.standing = standing;
             track.raw.stands(track.shown(), now);
         }
@@ -141,6 +156,13 @@ impl Recorder {
             track.count_time(&self.line, now);
             track.degraded = degraded;
             track.raw.stands(track.shown(), now);
+        }
+    }
+
+    /// These are the medians of the links' last seven days, against which an answer is slow.
+    pub fn set_baselines(&mut self, baselines: &BTreeMap<NodeId, Duration>) {
+        for (node, track) in &mut self.tracks {
+            track.baseline = baselines.get(node).copied();
         }
     }
 
@@ -178,10 +200,11 @@ impl Recorder {
                 let Some(slot) = open(track, sample.sent) else { return };
                 track.answered(slot, sample, now);
             }
-            Measurement::Lost { sent, direction, .. } => {
+            Measurement::Lost { sent, direction, in_row } => {
                 let Some(slot) = open(track, *sent) else { return };
                 let run = track.raw.put(*sent, Fate::Lost(*direction), now);
                 track.open.entry(slot).or_default().lose(*direction, run);
+                track.assign_to_outage(*in_row);
             }
             Measurement::Placed { sent, direction } => {
                 let Some(slot) = open(track, *sent) else { return };
@@ -280,6 +303,8 @@ impl Track {
             standing,
             degraded: false,
             counted: now,
+            suspect_since: None,
+            baseline: None,
             open: BTreeMap::new(),
             before: None,
             totals: TunnelTotals::default(),
@@ -309,7 +334,22 @@ impl Track {
                 }
             }
         }
+        let slow = self.baseline.is_some_and(|baseline| sample.path_rtt > baseline + SLOW);
+        bucket.slow += u64::from(slow || sample.late.is_some());
         bucket.answer(sample.path_rtt, sample.tunnel_rtt, sample.own_delay, host_delay(sample));
+    }
+
+    /// A probe was lost, the `in_row`-th of a row: from [`OUTAGE`] on all of them belong to an outage.
+    fn assign_to_outage(&mut self, in_row: u16) {
+        let mut left = match in_row {
+            0..OUTAGE => 0,
+            OUTAGE => u64::from(OUTAGE),
+            _ => 1,
+        };
+        for bucket in self.open.values_mut().rev() {
+            let taken = bucket.lost().saturating_sub(bucket.outage_lost).min(left);
+            (bucket.outage_lost, left) = (bucket.outage_lost + taken, left - taken);
+        }
     }
 
     fn shown(&self) -> Standing {
@@ -325,7 +365,11 @@ impl Track {
         while self.counted < now {
             let slot = line.slot(self.counted);
             let (until, standing) = (line.end_of(slot).min(now), self.shown());
-            self.open.entry(slot).or_default().stood(standing, until.saturating_since(self.counted));
+            let (time, bucket) = (until.saturating_since(self.counted), self.open.entry(slot).or_default());
+            bucket.stood(standing, time);
+            if standing == Standing::Down {
+                bucket.outage_millis = bucket.outage_millis.saturating_add(time.as_millis() as u64);
+            }
             // A line that ends, at the end of time, moves nothing any more.
             self.counted = if until > self.counted { until } else { now };
         }
@@ -430,6 +474,30 @@ mod tests {
         assert_eq!((minutes.len(), minutes[&WALL].answered), (1, 60));
         assert_eq!(minutes[&WALL].observed(), Duration::from_secs(60));
         assert_eq!(recorder.seal_all(s(70))[0].bucket.answered, 10);
+    }
+
+    #[test]
+    fn an_outage_counts_from_its_suspicion_and_its_probes_apart() {
+        let mut recorder = recorder();
+        recorder.set_baselines(&[(NODE, Duration::from_millis(10))].into());
+        let lost = |at, in_row| Measurement::Lost { sent: s(at), direction: Direction::Unknown, in_row };
+        for (second, micros) in [(0, 10_000), (1, 14_900), (2, 15_100)] {
+            recorder.measured(NODE, &sample(s(second), micros, None), s(second));
+        }
+        recorder.measured(NODE, &lost(3, 1), s(5));
+        // Suspicion that passes is no outage.
+        recorder.stands(NODE, Standing::Suspect, s(6));
+        recorder.stands(NODE, Standing::Up, s(7));
+        recorder.stands(NODE, Standing::Suspect, s(10));
+        recorder.stands(NODE, Standing::Down, s(13));
+        (1..=10).for_each(|in_row| recorder.measured(NODE, &lost(9 + u64::from(in_row), in_row), s(20)));
+        recorder.stands(NODE, Standing::Up, s(43));
+        let all = recorder.seal_all(s(60)).into_iter().fold(Bucket::default(), |mut all, sealed| {
+            all.merge(&sealed.bucket);
+            all
+        });
+        assert_eq!((all.slow, all.lost(), all.outage_lost), (1, 11, 10));
+        assert_eq!((all.outage_millis, all.down_millis, all.suspect_millis), (33_000, 30_000, 4_000));
     }
 
     #[test]

@@ -8,11 +8,10 @@ use crate::api::{LinkMeasure, PeerStatus, Status};
 use crate::cli::past::Past;
 use crate::cli::status::change;
 use crate::cli::top::Sort;
+use crate::telemetry::LOSS_COST;
 
 /// Round trips kept of each link while this runs, one a second: as many as a line of a wide terminal shows.
 const RECENT: usize = 240;
-/// What a lost packet costs a query, in seconds: the least time-out after which Linux' TCP sends again.
-const LOST: f64 = 0.2;
 
 /// What a key asks of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +180,7 @@ fn measure(peer: &PeerStatus, sort: Sort) -> Option<f64> {
 
 /// Seconds that a query waits for the link on average: the network, both hosts' daemons, and what is lost, a share of 0 to 1.
 fn query(link: &LinkMeasure, loss: f64) -> f64 {
-    link.rtt_p50_seconds + link.own_delay_p50_seconds + link.peer_delay_p50_seconds + LOST * loss
+    link.rtt_p50_seconds + link.own_delay_p50_seconds + link.peer_delay_p50_seconds + LOSS_COST.as_secs_f64() * loss
 }
 
 #[cfg(test)]

@@ -141,6 +141,11 @@ impl Coalescer {
         self.offloads = offloads;
     }
 
+    /// Returns whether no packet was pushed since the last finish.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
     /// Takes the packet at `start` of `buffer`, whose headers are `inner`.
     pub fn push(&mut self, buffer: &[u8], start: usize, inner: &InnerPacket, delivery: Delivery) {
         let packet = &buffer[start..start + inner.length];

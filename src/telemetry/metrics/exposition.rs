@@ -131,8 +131,13 @@ impl Snapshot {
         families.counter("dropped_packets", None, "Packets dropped that belong to no peer", drops)?;
         let mut host = DelayHistogram::default();
         self.links.iter().for_each(|link| host.merge(&link.counters.host));
-        let help = "From the kernel's stamp of a probe until this daemon saw it";
-        families.histogram("host_delay", help, [(Vec::new(), host)])?;
+        let help = "What both hosts added to a probe's round trip on the network";
+        families.histogram("probe_host_delay", help, [(Vec::new(), host)])?;
+        let help = "How long the longest waiting packet of a batch took for a stage of its way through this host";
+        let stages = self.stages.iter().map(|(stage, delays)| (vec![("stage", *stage)], delays.clone()));
+        families.histogram("host_delay", help, stages)?;
+        let help = "How much later than it was due a probe was sent or judged";
+        families.histogram("probe_lag", help, [(Vec::new(), self.probe_lag.clone())])?;
         let steps = self.links.iter().map(|link| link.counters.discarded[0]).sum();
         let help = "Probes whose round trip is not used because a clock was set meanwhile";
         families.counter("clock_step_probes", None, help, [(Vec::new(), steps)])?;

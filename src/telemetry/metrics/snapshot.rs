@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::config::PerLink;
 use crate::config::alert::Severity;
 use crate::control::probe::LinkState;
-use crate::telemetry::LinkCounters;
 use crate::telemetry::alert::Health;
+use crate::telemetry::{DelayHistogram, LinkCounters};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 
@@ -37,6 +37,10 @@ pub struct Snapshot {
     pub firing: [(Severity, u64); 2],
     /// The receivers of alerts.
     pub receivers: Vec<ReceiverSnapshot>,
+    /// How long packets wait for this host at each stage of their way, by its name.
+    pub stages: Vec<(&'static str, DelayHistogram)>,
+    /// How late probes were sent or judged.
+    pub probe_lag: DelayHistogram,
     /// How unwell this node is, from 0 to 7.
     pub health: u8,
     /// How often this host's clock was set since the daemon started.

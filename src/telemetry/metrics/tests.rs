@@ -7,8 +7,8 @@ use super::*;
 use crate::config::PerLink;
 use crate::config::alert::Severity;
 use crate::control::probe::LinkState;
-use crate::telemetry::LinkCounters;
 use crate::telemetry::alert::Health;
+use crate::telemetry::{DelayHistogram, LinkCounters};
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 
@@ -35,6 +35,13 @@ fn link(peer: &str, state: LinkState) -> LinkSnapshot {
     }
 }
 
+/// One delay of 60 µs, and one of a minute.
+fn delays() -> DelayHistogram {
+    let mut delays = DelayHistogram::default();
+    [60, 60_000_000].map(Duration::from_micros).into_iter().for_each(|delay| delays.record(delay));
+    delays
+}
+
 fn snapshot() -> Snapshot {
     Snapshot {
         version: "0.1.0".to_owned(),
@@ -47,6 +54,8 @@ fn snapshot() -> Snapshot {
         received: Traffic { packets: 1, bytes: 100 },
         sent: Traffic { packets: 2, bytes: 200 },
         drops: [0; DropReason::ALL.len()],
+        stages: vec![("tun_rx", DelayHistogram::default()), ("udp_rx", delays())],
+        probe_lag: delays(),
         health: 1,
         clock_steps: 2,
         history_bytes: Some(4_096),
@@ -81,6 +90,13 @@ fn a_link_is_told_in_both_formats() {
         "meshd_link_jitter_seconds{peer=\"db1\",site=\"gra\",peer_site=\"paris\",direction=\"forward\"} 0.003",
         "meshd_link_owd_variation_seconds{peer=\"db1\",site=\"gra\",peer_site=\"paris\",direction=\"reverse\"} 0.003",
         "meshd_clock_steps_total 2",
+        "# TYPE meshd_host_delay_seconds histogram",
+        "meshd_host_delay_seconds_bucket{le=\"0.0001\",stage=\"udp_rx\"} 1",
+        "meshd_host_delay_seconds_bucket{le=\"6.5536\",stage=\"udp_rx\"} 1",
+        "meshd_host_delay_seconds_bucket{le=\"+Inf\",stage=\"udp_rx\"} 2",
+        "meshd_host_delay_seconds_count{stage=\"tun_rx\"} 0",
+        "meshd_probe_lag_seconds_count 2",
+        "meshd_probe_lag_seconds_sum 60.00006",
         "meshd_observer_unwell 1.0",
         "meshd_history_bytes 4096.0",
         "meshd_members 3.0",
