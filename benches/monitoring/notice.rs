@@ -35,7 +35,7 @@ use crate::tinc::Tinc;
 const DELAY: Duration = Duration::from_millis(5);
 
 /// How long everything runs before the first fault, so that there is something normal to compare with.
-const BEFORE: Duration = Duration::from_secs(70);
+const BEFORE: Duration = Duration::from_secs(120);
 
 /// Between the end of a fault and the next one.
 const BETWEEN: Duration = Duration::from_secs(12);

@@ -244,7 +244,12 @@ impl LinkStatistics {
         let usual = self.usual_jitter.unwrap_or(jitter);
         self.usual_jitter = Some(usual - usual / USUAL_PART + jitter / USUAL_PART);
         self.variation = self.one_way.record(sample).or(self.variation);
-        self.steps.record(sample.sent, sample.path_rtt)
+        let change = self.steps.record(sample.sent, sample.path_rtt);
+        if change.is_some() {
+            // What it makes of the link is told with it, not at the next look.
+            self.judged = u64::MAX;
+        }
+        change
     }
 
     /// Sets the median round trip of the last week, against which a slow change is told.
@@ -542,6 +547,23 @@ mod tests {
         assert_eq!((summary.loss.unwrap().lost, summary.loss.unwrap().sent), (1, 219));
         assert_eq!(summary.loss_forward.unwrap().lost, 0, "which way an outage was is no loss of that way");
         assert_eq!(Reason::find(&summary, None), []);
+    }
+
+    #[test]
+    fn a_step_makes_the_link_degraded_at_once() {
+        let mut link = LinkStatistics::new();
+        for second in 0..400u64 {
+            let (now, millis) = (ms(second * 1_000), if second < 200 { 10 } else { 11 });
+            let change = link.take(&sample(now, Duration::from_millis(millis), None), now);
+            let judged = link.judge(now);
+            if change.is_some() {
+                assert!(second > 200 && matches!(change, Some(StepChange::Began(_))), "{second}: {change:?}");
+                assert_eq!((judged, link.degradation().reasons().len()), (Some(true), 1));
+                return;
+            }
+            assert_eq!(judged, None, "{second}");
+        }
+        panic!("the step was not found");
     }
 
     #[test]
