@@ -16,6 +16,7 @@ mod links;
 mod meshes;
 mod monitors;
 mod names;
+mod nat;
 mod networks;
 mod outages;
 mod page_fixture;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             links::CASES,
             outages::CASES,
             paths::CASES,
+            nat::CASES,
             admission::CASES,
             revocation::CASES,
             stranger::CASES,
