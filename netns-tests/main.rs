@@ -9,6 +9,7 @@ mod databases_over_the_mesh;
 mod doctor;
 mod faults;
 mod firewall;
+mod gateways;
 mod harness;
 mod lab;
 mod ledger;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             meshes::CASES,
             links::CASES,
             outages::CASES,
+            gateways::CASES,
             paths::CASES,
             nat::CASES,
             admission::CASES,

@@ -183,6 +183,7 @@ impl Backend for Inviter {
             tags: request.tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             permissions: Permissions::default(),
             serial: delegated.serial,
+            shares: Default::default(),
         };
         let (id, secret) = (InviteId::generate(&mut OsRng), InviteSecret::generate(&mut OsRng));
         let expires = wall() + std::time::Duration::from_secs(request.lifetime_seconds);

@@ -56,6 +56,8 @@ fn signed_objects() {
     let delegated = delegation(&admission(2))
         .issue(&admission(2), &keys(2).public(), &Term::offline(NOW), &anchor(), &keys(1).signing)
         .unwrap();
+    assert_vector(OBJECTS, "shared_certificate", shared_certificate().bytes());
+    assert_vector(OBJECTS, "shared_delegation", delegation(&sharing(3)).bytes());
     assert_vector(OBJECTS, "delegation", delegation(&admission(2)).bytes());
     assert_vector(OBJECTS, "delegated_certificate", delegated.bytes());
     assert_vector(OBJECTS, "record", signed_record(1).bytes());
@@ -65,9 +67,21 @@ fn signed_objects() {
     let certificate = SignedCertificate::verify(&vector(OBJECTS, "certificate"), &anchor()).unwrap();
     assert_eq!(certificate.certificate().admission(), admission(1));
     assert!(SignedCertificate::verify(&vector(OBJECTS, "delegated_certificate"), &anchor()).is_ok());
+    let shared = SignedCertificate::verify(&vector(OBJECTS, "shared_certificate"), &anchor()).unwrap();
+    assert_eq!(shared.certificate().admission(), sharing(3));
     assert!(SignedRecord::verify(&vector(OBJECTS, "record"), certificate.certificate()).is_ok());
     assert!(SignedRevocation::verify(&vector(OBJECTS, "revocation"), &anchor()).is_ok());
     assert!(SignedRequest::verify(&vector(OBJECTS, "request")).is_ok());
+}
+
+/// As [`admission`], with its IPv4 prefix shared.
+fn sharing(number: u8) -> Admission {
+    let shares = [("192.168.7.0/24".parse().unwrap(), Priority::new(110).unwrap())].into_iter().collect();
+    Admission { shares, ..admission(number) }
+}
+
+fn shared_certificate() -> SignedCertificate {
+    authority().issue(&sharing(3), &keys(3).public(), &Term::offline(NOW)).unwrap()
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Member {
             tags: Vec::new(),
             permissions: Permissions { authority: false, relay: false },
             serial,
+            shares: Default::default(),
         };
         let now = clock::wall();
         let certificate =

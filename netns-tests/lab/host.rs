@@ -327,6 +327,14 @@ impl Host {
         netlink::add_route(self.netns(), to, via, dev)
     }
 
+    /// Adds a route to a network through a gateway, which is taken where there is none of a lower metric.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn add_route_of_metric(&self, to: (IpAddr, u8), via: IpAddr, dev: &str, metric: u32) -> Result<()> {
+        netlink::add_route_of_metric(self.netns(), to, Some(via), dev, metric)
+    }
+
     /// Writes a network setting, such as `net/ipv4/ip_forward`.
     ///
     /// # Errors

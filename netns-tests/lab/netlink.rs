@@ -148,6 +148,14 @@ pub fn remove_address(netns: &Netns, dev: &str, address: IpAddr, prefix_len: u8)
 /// # Errors
 /// Where the kernel refuses.
 pub fn add_route(netns: &Netns, to: (IpAddr, u8), via: Option<IpAddr>, dev: &str) -> Result<()> {
+    add_route_of_metric(netns, to, via, dev, 0)
+}
+
+/// Adds a route as [`add_route`] does, with a metric.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn add_route_of_metric(netns: &Netns, to: (IpAddr, u8), via: Option<IpAddr>, dev: &str, metric: u32) -> Result<()> {
     let index = index(netns, dev)?;
     let what = format!("add route {}/{} dev {dev}", to.0, to.1);
     let mut route = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
@@ -155,7 +163,7 @@ pub fn add_route(netns: &Netns, to: (IpAddr, u8), via: Option<IpAddr>, dev: &str
     if let Some(via) = via {
         route = route.gateway(via).context(&what)?;
     }
-    let message = route.build();
+    let message = route.priority(metric).build();
     with(netns, what, async |handle| handle.route().add(message).execute().await)
 }
 

@@ -19,6 +19,9 @@ pub struct InviteRequest {
     /// Prefixes the new node may carry.
     #[serde(default)]
     pub prefixes: Vec<IpNet>,
+    /// The priority at which it shares them with other nodes, 1 to 255; absent where they are its alone.
+    #[serde(default)]
+    pub shared_priority: Option<u8>,
     /// The new node's overlay address; the lowest free one where it is absent.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,

@@ -72,6 +72,7 @@ async fn every_call_reaches_its_method() {
         name: "web9".into(),
         tags: vec!["web".into()],
         prefixes: Vec::new(),
+        shared_priority: None,
         address: None,
         lifetime_seconds: 60,
         replace: false,

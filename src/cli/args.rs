@@ -12,7 +12,7 @@ use super::forward::ForwardArgs;
 use super::paths::PathsArgs;
 use super::policy::PolicyArgs;
 use crate::config::{DEFAULT_PATH, duration};
-use crate::identity::{NodeName, Tag};
+use crate::identity::{NodeName, Priority, Shares, Tag};
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -253,12 +253,30 @@ pub struct GrantArgs {
     /// A network the node may carry; may be given several times.
     #[arg(long, value_name = "CIDR")]
     pub route: Vec<IpNet>,
+    /// Other nodes may carry these networks as well: gateways in pairs. Each must be signed so, for exactly the same network.
+    #[arg(long, requires = "route")]
+    pub shared: bool,
+    /// How much this node is preferred among those, 1 to 255; the highest that works carries the traffic.
+    #[arg(long, value_name = "N", requires = "shared", default_value_t = Priority::DEFAULT)]
+    pub priority: Priority,
     /// The node's overlay address; the lowest free one unless given.
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<Ipv4Addr>,
     /// Lets a known name get new keys: the same host, built again.
     #[arg(long)]
     pub replace: bool,
+}
+
+impl GrantArgs {
+    /// The priority at which the networks are shared; nothing where they are the node's alone.
+    pub fn shared_priority(&self) -> Option<Priority> {
+        self.shared.then_some(self.priority)
+    }
+
+    /// What of the networks is shared.
+    pub fn shares(&self) -> Shares {
+        self.shared_priority().map(|priority| Shares::all(&self.route, priority)).unwrap_or_default()
+    }
 }
 
 /// Where the authority's key is.

@@ -67,6 +67,7 @@ fn found(args: &InitArgs) -> Result<Founded, Failure> {
         name: args.node.clone(),
         address_v4: None,
         prefixes: Vec::new(),
+        shares: Default::default(),
         tags: Vec::new(),
         permissions: Permissions::default(),
         keys: Some(keys.public()),

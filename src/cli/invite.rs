@@ -15,7 +15,9 @@ use super::table::{Align, Cell, Table};
 use crate::api::{
     Client, DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteState, Invited, NodeInfo,
 };
-use crate::identity::{Delegation, DelegationTerms, MeshId, NodeId, NodeName, Permissions, Term, VerifyingKey, Wish};
+use crate::identity::{
+    Delegation, DelegationTerms, MeshId, NodeId, NodeName, Permissions, Priority, Term, VerifyingKey, Wish,
+};
 use crate::platform::clock;
 
 /// Makes, lists or revokes invites.
@@ -48,6 +50,7 @@ fn request(args: &InviteArgs, name: &NodeName) -> InviteRequest {
         name: name.to_string(),
         tags: args.grant.tag.iter().map(ToString::to_string).collect(),
         prefixes: args.grant.route.clone(),
+        shared_priority: args.grant.shared_priority().map(Priority::get),
         address: args.grant.address,
         lifetime_seconds: args.expires.as_secs(),
         replace: args.grant.replace,
@@ -81,6 +84,7 @@ async fn delegated(client: &Client, args: &InviteArgs, name: &NodeName) -> Resul
         name: name.clone(),
         address_v4: args.grant.address,
         prefixes: args.grant.route.clone(),
+        shares: args.grant.shares(),
         tags: args.grant.tag.clone(),
         permissions: Permissions::default(),
         keys: None,

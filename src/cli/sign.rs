@@ -31,6 +31,7 @@ pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
         name: request.request().name.clone(),
         address_v4: args.grant.address,
         prefixes: args.grant.route.clone(),
+        shares: args.grant.shares(),
         tags: args.grant.tag.clone(),
         permissions: Permissions::default(),
         keys: Some(keys),

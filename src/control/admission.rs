@@ -300,8 +300,8 @@ impl Engine {
     /// Looks at the certificates: those that ended, and whether ours is due for renewal.
     pub(super) fn check_certificates(&mut self, now: Instant, wall: UnixTime) {
         if !self.membership.expire(wall).is_empty() {
-            self.drop_former(Departure::Expired);
-            self.output(Output::Routing);
+            self.drop_former(Departure::Expired, now);
+            self.reroute(now);
             self.output(Output::Persist(Persist::Membership));
         }
         // Our own certificate stays ours, whatever the membership says: the status warns, the operator acts.

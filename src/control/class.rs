@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::gateways;
 use super::probe::Pace;
 use super::timer::TimerName;
 use crate::identity::{NodeId, Tag};
@@ -58,23 +59,29 @@ impl Engine {
     /// The class of a link and its schedule, as this node sees them.
     pub(super) fn pace_of(&self, node: NodeId, now: Instant) -> Pace {
         let configured = self.settings.probe_interval;
-        let class = self.class_of(node, now);
+        let used = self.is_used(node, now);
+        let class = self.class_of(node, used);
         let interval = match class {
             Class::Critical => configured.min(CRITICAL_INTERVAL),
+            Class::Active if used && self.gateways.concern(node) => configured.min(gateways::PROBE_INTERVAL),
             Class::Active => configured,
             Class::Idle => idle_interval(self.membership.len(), configured),
         };
         Pace { class, interval, health: self.health.score(now) }
     }
 
-    fn class_of(&self, node: NodeId, now: Instant) -> Class {
+    /// Whether a link has carried data lately.
+    fn is_used(&self, node: NodeId, now: Instant) -> bool {
+        let last_data = self.peers.get(&node).and_then(|peer| peer.last_data);
+        last_data.is_some_and(|last| now.saturating_since(last) < USED_FOR)
+    }
+
+    fn class_of(&self, node: NodeId, used: bool) -> Class {
         let named = |tags: &[Tag]| tags.iter().any(|tag| self.critical_tags.contains(tag));
         let theirs = self.membership.get(node).is_some_and(|member| named(&member.certificate().tags));
         if theirs || named(&self.own.certificate.certificate().tags) {
             return Class::Critical;
         }
-        let last_data = self.peers.get(&node).and_then(|peer| peer.last_data);
-        let used = last_data.is_some_and(|last| now.saturating_since(last) < USED_FOR);
         if used || self.membership.len() <= SMALL_MESH { Class::Active } else { Class::Idle }
     }
 

@@ -140,14 +140,14 @@ impl Engine {
     ) -> Merge {
         match (merge, node) {
             (Merge::New | Merge::Updated, Some(node)) => {
-                self.drop_former(Departure::Replaced);
+                self.drop_former(Departure::Replaced, now);
                 if node == self.node {
                     self.adopt_own_certificate(now, wall);
                 } else {
                     self.adopt(node, now);
                 }
                 self.spread(Object::Certificate(node), from, now);
-                self.output(Output::Routing);
+                self.reroute(now);
                 self.output(Output::Persist(Persist::Membership));
             }
             (Merge::Refused(Refusal::Revoked), Some(node)) => {
@@ -209,12 +209,12 @@ impl Engine {
                     let revocations = vec![bytes.to_vec().into()];
                     self.send(node, &ControlMessage::Items(Items { revocations, ..Items::default() }));
                 }
-                self.drop_former(Departure::Revoked);
+                self.drop_former(Departure::Revoked, now);
                 let subject = self.membership.revocations().find(|(_, revocation)| revocation.bytes() == bytes);
                 if let Some((node, _)) = subject {
                     self.spread(Object::Revocation(node), from, now);
                 }
-                self.output(Output::Routing);
+                self.reroute(now);
                 self.output(Output::Persist(Persist::Revocation));
             }
             Merge::Refused(refusal) => self.blame(from, refusal),

@@ -44,6 +44,8 @@ const COMPANY_LIFE: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Company {
     began: Instant,
+    /// The time between two probes of its links.
+    interval: Duration,
     /// When its probes go out again.
     next: Instant,
     /// How many more may join.
@@ -186,7 +188,7 @@ impl Engine {
         let endpoints: Vec<SocketAddr> =
             member.record.as_ref().map(|record| record.record().endpoints.clone()).unwrap_or_default();
         if self.peers.get(&node).is_some_and(|peer| peer.key != key || peer.address != address) {
-            self.drop_peer(node, Departure::Replaced);
+            self.drop_peer(node, Departure::Replaced, now);
         }
         if !self.peers.contains_key(&node) {
             let mut contact = self.remembered.remove(&node).unwrap_or_else(|| Contact::new(false, now));
@@ -217,7 +219,7 @@ impl Engine {
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
             self.output(Output::Peer(PeerChange::Add { node, key, address, endpoint: endpoints.first().copied() }));
-            self.output(Output::Routing);
+            self.reroute(now);
         }
         let first_move = self.own.certificate.certificate().wireguard_key < key;
         let spread = SPREAD_PER_PEER.saturating_mul(self.peers.len() as u32).min(MAX_SPREAD);
@@ -236,7 +238,7 @@ impl Engine {
     }
 
     /// Ends a peer.
-    pub(super) fn drop_peer(&mut self, node: NodeId, departure: Departure) {
+    pub(super) fn drop_peer(&mut self, node: NodeId, departure: Departure, now: Instant) {
         if self.peers.remove(&node).is_some() {
             self.gossip.remove(node);
             self.rows.forget(node);
@@ -249,17 +251,17 @@ impl Engine {
             self.timers.cancel(TimerName::Sizes(node));
             self.settle_fragmentation();
             self.output(Output::Peer(PeerChange::Remove { node }));
-            self.output(Output::Routing);
+            self.reroute(now);
             self.event(Event::PeerGone { node, departure });
         }
     }
 
     /// Ends every peer that is no member any more.
-    pub(super) fn drop_former(&mut self, departure: Departure) {
+    pub(super) fn drop_former(&mut self, departure: Departure, now: Instant) {
         let gone: Vec<NodeId> =
             self.peers.keys().filter(|node| self.membership.get(**node).is_none()).copied().collect();
         for node in gone {
-            self.drop_peer(node, departure);
+            self.drop_peer(node, departure, now);
         }
     }
 
@@ -400,10 +402,12 @@ impl Engine {
     /// and brings forward the probes of other links of its class that are up and due soon.
     fn join_company(&mut self, node: NodeId, pace: Pace, now: Instant) {
         let Pace { class, interval, .. } = pace;
-        let open = |company: &Company| company.room > 0 && now.saturating_since(company.began) < COMPANY_LIFE;
+        let open = |company: &Company| {
+            company.room > 0 && company.interval == interval && now.saturating_since(company.began) < COMPANY_LIFE
+        };
         let joined = self.company[class as usize].filter(open);
         let next = joined.map_or_else(|| now + jittered(interval, &mut self.rng), |company| company.next);
-        let company = joined.unwrap_or(Company { began: now, next, room: PROBES_TOGETHER });
+        let company = joined.unwrap_or(Company { began: now, interval, next, room: PROBES_TOGETHER });
         self.company[class as usize] = Some(Company { room: company.room - 1, ..company });
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.prober.keep_company(next);
@@ -419,7 +423,7 @@ impl Engine {
             .collect();
         let mut room = PROBES_TOGETHER - 1;
         for node in soon {
-            let alike = |peer: &&mut Peer| peer.prober.pace().class == class;
+            let alike = |peer: &&mut Peer| (peer.prober.pace().class, peer.prober.pace().interval) == (class, interval);
             let peer = self.peers.get_mut(&node).filter(alike);
             if room > 0 && peer.is_some_and(|peer| peer.prober.bring_forward(window, now)) {
                 self.timers.set(TimerName::Probe(node), now);
@@ -515,6 +519,7 @@ impl Engine {
             self.event(Event::Link { node, from: before, to: state });
         }
         self.follow_silence(node, before, now);
+        self.follow_gateway(node, before, now);
         if state.is_silent() != before.is_silent() || state == LinkState::Down && before == LinkState::Unknown {
             self.weigh_silence(node, state, now);
         }

@@ -20,6 +20,8 @@
 //! | `data_loss` | which packets of data were lost, by their numbers |
 //! | `class` | how closely a link is watched |
 //! | `health` | how well this node itself is |
+//! | `gateway` | which of several nodes carries a prefix that they share |
+//! | `gateways` | what the engine does with them: watches, asks, moves a prefix |
 //! | `path_mtu` | which sizes of packets a path carries |
 //! | `sizing` | when they are tried, and who hears of it |
 //! | `link` | a peer's life: its contact and its probes together |
@@ -36,6 +38,8 @@ pub mod class;
 pub mod contact;
 mod data_loss;
 mod exchange;
+pub mod gateway;
+mod gateways;
 pub mod gossip;
 pub mod health;
 pub mod limit;
@@ -82,6 +86,7 @@ use served::Served;
 use timer::{TimerName, Timers};
 
 pub use admission::CommandError;
+pub use gateways::{HolderView, SharedPrefix};
 pub use link::SessionEvent;
 pub use paths::PathsView;
 pub use view::{PeerView, View};
@@ -215,6 +220,7 @@ pub struct Engine {
     /// Whose silence it is.
     verdicts: verdict::Verdicts,
     rows: Rows,
+    gateways: gateways::Gateways,
     /// Whether a path is so narrow that datagrams may be fragmented.
     fragmenting: bool,
 }
@@ -262,6 +268,7 @@ impl Engine {
             health: LocalHealth::default(),
             verdicts: verdict::Verdicts::default(),
             rows: Rows::default(),
+            gateways: gateways::Gateways::default(),
             fragmenting: false,
         };
         let certificate = engine.own.certificate.clone();
@@ -340,6 +347,7 @@ impl Engine {
             TimerName::Verdict(node) => self.judge_silence(node, now),
             TimerName::Rows => self.ask_rows(now),
             TimerName::Sizes(node) => self.size(node, now),
+            TimerName::Gateways => self.look_at_gateways(now),
         }
         true
     }

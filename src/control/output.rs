@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::gateway::Switch;
 use super::measurement::Measurement;
 use super::membership::Refusal;
 use super::path::{Path, Reason};
@@ -205,6 +208,13 @@ pub enum Event {
         to: Path,
         /// Why.
         reason: Reason,
+    },
+    /// Another gateway carries a shared prefix.
+    GatewayChanged {
+        /// The prefix.
+        network: IpNet,
+        /// Which, and why.
+        switch: Switch,
     },
     /// The size of the largest packet that the path to a peer carries was found to be another.
     PathMtu {

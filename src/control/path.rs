@@ -101,7 +101,7 @@ pub struct Condition {
 impl Condition {
     /// How long the silence must last to be no chance, from the first probe that was missed: at the loss there is, as many
     /// in a row are missed once in [`CHANCE`] probes. One lost probe is never enough.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         MISS * (self.misses() - 1)
     }
 

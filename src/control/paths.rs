@@ -16,7 +16,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::probe::{CHALLENGE, Probe, ProbeReply, ProbeRequest};
 
 impl Peer {
-    fn condition(&self) -> Condition {
+    pub(super) fn condition(&self) -> Condition {
         Condition { silent_since: self.silent_since, rtt: self.prober.smoothed_rtt(), loss: self.loss }
     }
 

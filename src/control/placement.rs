@@ -23,9 +23,12 @@ pub enum Placement {
 
 /// Decides about one declared network, on the node `own` with these overlay addresses.
 pub fn place(network: &IpNet, routing: &Routing, own: NodeId, addresses: &[IpAddr]) -> Placement {
-    // The node's own prefixes are there to be handed on; its own addresses are not.
+    // The node's own prefixes are there to be handed on. Its own addresses are not, and nor is what it shares with nodes that
+    // know nothing of the peer.
     let is_ours = |entry: &RouteEntry| {
-        entry.node == own && !addresses.iter().any(|address| IpNet::from(*address) == entry.network)
+        entry.node == own
+            && !addresses.iter().any(|address| IpNet::from(*address) == entry.network)
+            && !routing.shared.contains_key(&entry.network)
     };
     let around = routing.entries.iter().filter(|entry| entry.network.contains(network));
     // What counts is the narrowest certified network around it, as for every packet.
@@ -57,7 +60,7 @@ mod tests {
                 entry("192.168.0.0/16", DB),
                 entry("192.168.5.0/24", OWN),
             ],
-            collisions: Vec::new(),
+            ..Routing::default()
         };
         let placed = |network: &str| place(&network.parse().unwrap(), &routing, OWN, &["10.77.0.1".parse().unwrap()]);
         assert_eq!(placed("10.77.200.2/32"), Placement::Whole, "nobody's");

@@ -2,7 +2,8 @@
 //!
 //! Certificates decide, nothing else: a member cannot announce a network. Two certificates that grant the same address or
 //! overlapping prefixes to different nodes are a mistake of the authority (two copies of its ledger went apart). Every node
-//! then decides alike: what was issued first holds, and the other claim is reported.
+//! then decides alike: what was issued first holds, and the other claim is reported. Where the authority signed one prefix for
+//! several nodes as shared, all of them hold it ([`super::gateway`] chooses which one carries it).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,8 +11,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Engine;
+use super::gateway::Holder;
 use super::membership::Member;
-use crate::identity::{NodeId, overlap};
+use crate::identity::{NodeId, Priority, overlap};
 
 /// An address or prefix and the node behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,15 +47,26 @@ pub enum Claim {
 /// The result of laying all certificates side by side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
-    /// Every owned network, our own included, sorted.
+    /// Every owned network, our own included, sorted; a shared one once for each node that holds it.
     pub entries: Vec<RouteEntry>,
+    /// Who holds each shared prefix, in the order of their ids.
+    pub shared: BTreeMap<IpNet, Vec<Holder>>,
+    /// Which of them carries it now, for this node; one that holds it itself is not among its own carriers.
+    pub carriers: BTreeMap<IpNet, NodeId>,
     /// The claims that were ignored.
     pub collisions: Vec<Collision>,
 }
 
 impl Engine {
-    /// Lays all certificates side by side.
+    /// Lays all certificates side by side, and says which gateways carry the shared prefixes now.
     pub fn routing(&self) -> Routing {
+        let mut routing = self.claims();
+        routing.carriers = self.carriers(&routing.shared);
+        routing
+    }
+
+    /// Lays all certificates side by side.
+    pub(super) fn claims(&self) -> Routing {
         route(self.membership().members())
     }
 }
@@ -63,7 +76,7 @@ fn route<'a>(members: impl Iterator<Item = (NodeId, &'a Member)>) -> Routing {
     let mut by_issue: Vec<(NodeId, &Member)> = members.collect();
     by_issue.sort_by_key(|(node, member)| (member.certificate().issued, member.certificate().serial, *node));
     let mut hosts: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
-    let mut prefixes: Vec<RouteEntry> = Vec::new();
+    let mut prefixes: Vec<(RouteEntry, Option<Priority>)> = Vec::new();
     let mut names: BTreeMap<&str, NodeId> = BTreeMap::new();
     let mut routing = Routing::default();
     for (node, member) in by_issue {
@@ -90,18 +103,26 @@ fn route<'a>(members: impl Iterator<Item = (NodeId, &'a Member)>) -> Routing {
         }
         for network in &certificate.prefixes {
             // A host route inside a prefix is no collision: the longer match wins, as everywhere.
-            let taken = prefixes.iter().find(|entry| overlap(&entry.network, network)).map(|entry| entry.node);
-            match taken {
-                Some(holder) if holder != node => {
+            let priority = certificate.shares.get(network);
+            let clashes = |(entry, shared): &&(RouteEntry, Option<Priority>)| {
+                let agreed = entry.network == *network && shared.is_some() && priority.is_some();
+                overlap(&entry.network, network) && !agreed && entry.node != node
+            };
+            match prefixes.iter().find(clashes).map(|(entry, _)| entry.node) {
+                Some(holder) => {
                     routing.collisions.push(Collision { what: Claim::Network(*network), holder, ignored: node });
                 }
-                _ => {
-                    prefixes.push(RouteEntry { network: *network, node });
-                }
+                None => prefixes.push((RouteEntry { network: *network, node }, priority)),
             }
         }
     }
-    routing.entries.extend(prefixes);
+    for (RouteEntry { network, node }, priority) in &prefixes {
+        if let Some(priority) = *priority {
+            routing.shared.entry(*network).or_default().push(Holder { node: *node, priority });
+        }
+    }
+    routing.shared.values_mut().for_each(|holders| holders.sort());
+    routing.entries.extend(prefixes.into_iter().map(|(entry, _)| entry));
     routing.entries.sort();
     routing
 }
@@ -110,7 +131,7 @@ fn route<'a>(members: impl Iterator<Item = (NodeId, &'a Member)>) -> Routing {
 mod tests {
     use super::*;
     use crate::identity::testing::{NOW, admission, authority, keys};
-    use crate::identity::{Admission, Term};
+    use crate::identity::{Admission, Shares, Term};
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
     use std::time::Duration;
@@ -166,6 +187,52 @@ mod tests {
             .collect();
         assert_eq!(names, [(1, 3), (4, 5)]);
         assert_eq!(routing.collisions.len(), 10, "{:#?}", routing.collisions);
+    }
+
+    /// The same, with all its prefixes shared at a priority.
+    fn sharing(number: u8, prefixes: &[&str], priority: u8, age: u64) -> (NodeId, Member) {
+        let prefixes: Vec<IpNet> = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        let shares = Shares::all(&prefixes, Priority::new(priority).unwrap());
+        let admission = Admission { prefixes, shares, ..admission(number) };
+        let term = Term::offline(NOW - Duration::from_secs(age));
+        let certificate = authority().issue(&admission, &keys(number).public(), &term).unwrap();
+        (NodeId::from_bytes([number; 16]), Member { certificate, record: None })
+    }
+
+    #[test]
+    fn a_shared_prefix_belongs_to_all_that_were_signed_for_it_and_to_nobody_else() {
+        let members = [
+            sharing(1, &["10.20.0.0/16"], 110, 50),
+            sharing(2, &["10.20.0.0/16"], 100, 40),
+            member(3, "web3", 3, &["10.20.0.0/16"], 30),
+            sharing(4, &["10.20.5.0/24", "10.21.0.0/16"], 100, 20),
+            member(5, "web5", 5, &["10.22.0.0/16"], 60),
+            sharing(6, &["10.22.0.0/16"], 255, 10),
+        ];
+        for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 2, 4, 1]] {
+            let routing = route(order.iter().map(|at| (members[*at].0, &members[*at].1)));
+            let holders = |network: &str| -> Vec<(u8, u8)> {
+                let holders = routing.shared.get(&network.parse().unwrap()).into_iter().flatten();
+                holders.map(|holder| (number(holder.node), holder.priority.get())).collect()
+            };
+            assert_eq!(holders("10.20.0.0/16"), [(1, 110), (2, 100)]);
+            assert_eq!(holders("10.21.0.0/16"), [(4, 100)]);
+            assert_eq!(holders("10.20.5.0/24"), [], "a part of what others share");
+            assert_eq!(holders("10.22.0.0/16"), [], "another's alone");
+            let entry = |network: &str| {
+                let network: IpNet = network.parse().unwrap();
+                routing
+                    .entries
+                    .iter()
+                    .filter(|entry| entry.network == network)
+                    .map(|entry| number(entry.node))
+                    .collect()
+            };
+            let entries: [Vec<u8>; 2] = [entry("10.20.0.0/16"), entry("10.22.0.0/16")];
+            assert_eq!(entries, [vec![1, 2], vec![5]]);
+            let ignored: Vec<u8> = routing.collisions.iter().map(|collision| number(collision.ignored)).collect();
+            assert_eq!(ignored, [3, 4, 6]);
+        }
     }
 
     proptest! {

@@ -32,6 +32,8 @@ pub enum TimerName {
     Rows,
     /// Try the sizes of a peer's path, or judge one.
     Sizes(NodeId),
+    /// Weigh the gateways of shared prefixes.
+    Gateways,
 }
 
 /// At most one deadline per name.

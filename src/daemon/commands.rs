@@ -16,8 +16,8 @@ use crate::api::{
 use crate::config::ledger_lock;
 use crate::control::CommandError;
 use crate::identity::{
-    self, Admission, Invite, InviteId, InviteSecret, Ledger, NodeId, NodeName, SignedCertificate, SignedDelegation,
-    Tag, Token, Wish,
+    self, Admission, Invite, InviteId, InviteSecret, Ledger, NodeId, NodeName, Priority, Shares, SignedCertificate,
+    SignedDelegation, Tag, Token, Wish,
 };
 use crate::platform::file::FileError;
 use crate::platform::{clock, file, random};
@@ -214,6 +214,7 @@ pub(super) fn invite(driver: &mut Driver, request: &InviteRequest) -> Answer<Inv
                 name: name.clone(),
                 address_v4: request.address,
                 prefixes: request.prefixes.clone(),
+                shares: shares(request)?,
                 tags,
                 permissions: identity::Permissions::default(),
                 keys: None,
@@ -256,6 +257,13 @@ pub(super) fn invite(driver: &mut Driver, request: &InviteRequest) -> Answer<Inv
     })
 }
 
+/// What of the prefixes of an invite is shared.
+fn shares(request: &InviteRequest) -> Answer<Shares> {
+    let Some(number) = request.shared_priority else { return Ok(Shares::default()) };
+    let priority = Priority::new(number).ok_or_else(|| bad("shared_priority lies between 1 and 255"))?;
+    Ok(Shares::all(&request.prefixes, priority))
+}
+
 /// The admission that an authority elsewhere delegated to this node.
 fn delegated_admission(
     driver: &Driver,
@@ -273,9 +281,9 @@ fn delegated_admission(
     let delegation =
         SignedDelegation::verify(&bytes, anchor).map_err(|error| conflict(format!("the delegation: {error}")))?;
     let (name, prefixes, tags) = (name.clone(), request.prefixes.clone(), tags.to_vec());
-    let permissions = identity::Permissions::default();
+    let (permissions, shares) = (identity::Permissions::default(), shares(request)?);
     let admission =
-        Admission { node, name, address_v4, prefixes, tags, permissions, serial: delegated.serial }.ordered();
+        Admission { node, name, address_v4, prefixes, tags, permissions, serial: delegated.serial, shares }.ordered();
     if delegation.delegation().delegate != driver.engine.certificate().certificate().verifying_key {
         return Err(conflict("the delegation is for another node: make it with this node's daemon at hand"));
     }

@@ -493,6 +493,7 @@ impl Driver {
                 self.note(EventKind::Revoked, None, format!("{node} is gone: {departure:?}"));
             }
             Event::PathChanged { node, from, to, reason } => self.note_path(node, from, to, reason),
+            Event::GatewayChanged { network, switch } => self.follow_gateway(network, switch),
             Event::PathMtu { node, from, to, narrow } => self.note_path_mtu(node, from, to, narrow),
             Event::Issued { certificate } => super::commands::enter_issued(self, &certificate),
             Event::Renewed => {

@@ -298,7 +298,8 @@ impl Links {
                 (Arc::clone(&link.peer), networks)
             })
             .collect();
-        self.table.store(Arc::new(ForwardingTable::new(self.local.clone(), peers).with_policy(policy)));
+        let table = ForwardingTable::with_carriers(self.local.clone(), peers, &routing.carriers);
+        self.table.store(Arc::new(table.with_policy(policy)));
     }
 }
 

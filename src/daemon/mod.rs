@@ -14,6 +14,7 @@ mod device;
 mod driver;
 mod firewall;
 mod forwards;
+mod gateways;
 mod history;
 mod host;
 mod intake;

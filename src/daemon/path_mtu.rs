@@ -37,7 +37,12 @@ impl Driver {
             let mtu = u32::from(link.peer.mtu());
             Some(own.into_iter().chain(certificate.prefixes.iter().copied()).map(move |network| (network, mtu)))
         });
-        networks.flatten().collect()
+        // Of a network that several hold, any may carry it in the next moment.
+        let mut sizes = BTreeMap::new();
+        for (network, mtu) in networks.flatten() {
+            sizes.entry(network).and_modify(|least: &mut u32| *least = mtu.min(*least)).or_insert(mtu);
+        }
+        sizes
     }
 
     pub(super) fn allow_fragmentation(&mut self, allowed: bool) {

@@ -2,10 +2,12 @@
 
 use super::peer::Peer;
 use super::prefix_map::PrefixMap;
+use crate::identity::NodeId;
 use crate::policy::Policy;
 use crate::tunnel::Tunnel;
 use crate::wire::DropReason;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -55,19 +57,32 @@ pub enum Way<'a> {
 }
 
 /// Who owns which addresses: one answer for where a packet goes and for who may have sent it, so that the two can never
-/// disagree. Immutable; the control task publishes a new one for every change of membership.
+/// disagree. Of a network that several nodes hold, one of them carries it and any of them may send from it. Immutable; the control
+/// task publishes a new one for every change of membership, and where another gateway carries a network.
 pub struct ForwardingTable {
     local: Local,
     v4: PrefixMap<u32, u32>,
     v6: PrefixMap<u128, u32>,
     peers: Box<[Arc<Peer>]>,
+    /// The networks that several nodes hold.
+    shared: Box<[Shared]>,
     /// Peers by the address of their tunnel, sorted. The table keeps the tunnels alive, so no address is reused.
     by_tunnel: Box<[(usize, u32)]>,
     policy: Option<Arc<Policy>>,
 }
 
+/// Marks a value of the maps as the place of a shared network, not an owner's number.
+const SHARED: u32 = 1 << 31;
 /// Stands for this node among the peers' numbers.
-const LOCAL: u32 = u32::MAX;
+const LOCAL: u32 = SHARED - 1;
+
+/// A network that several nodes hold.
+struct Shared {
+    /// The number of the one that packets go to.
+    carrier: u32,
+    /// The numbers of all that may send from it, sorted.
+    holders: Box<[u32]>,
+}
 
 impl ForwardingTable {
     /// Builds a table of `peers`, each with its overlay addresses and the prefixes it carries.
@@ -75,11 +90,34 @@ impl ForwardingTable {
     /// Where two claim the same prefix, this node wins over all, and the lower node id over the higher, so that every
     /// node decides alike; more specific prefixes win over less specific ones. A stock peer takes its part of what this
     /// node carries, and nothing that a member owns.
-    pub fn new(local: Local, mut peers: Vec<(Arc<Peer>, Vec<IpNet>)>) -> Self {
+    pub fn new(local: Local, peers: Vec<(Arc<Peer>, Vec<IpNet>)>) -> Self {
+        ForwardingTable::with_carriers(local, peers, &BTreeMap::new())
+    }
+
+    /// Builds a table as [`ForwardingTable::new`] does, in which the networks of `carriers` belong to all that claim them, and
+    /// packets go to the node named there; from this node to nobody, where it is one of them.
+    pub fn with_carriers(
+        local: Local,
+        mut peers: Vec<(Arc<Peer>, Vec<IpNet>)>,
+        carriers: &BTreeMap<IpNet, NodeId>,
+    ) -> Self {
         peers.sort_by_key(|(peer, _)| peer.node());
         let mut entries: Vec<(IpNet, u32)> = Vec::new();
         entries.push((IpNet::from(IpAddr::V4(local.address_v4)), LOCAL));
         entries.push((IpNet::from(IpAddr::V6(local.address_v6)), LOCAL));
+        let mut shared: Vec<Shared> = Vec::new();
+        for (network, carrier) in carriers {
+            let claims =
+                |(_, (peer, nets)): &(u32, &(Arc<Peer>, Vec<IpNet>))| !peer.is_stock() && nets.contains(network);
+            let mut holders: Vec<u32> = (0u32..).zip(&peers).filter(claims).map(|(number, _)| number).collect();
+            let chosen = holders.iter().copied().find(|number| peers[*number as usize].0.node() == *carrier);
+            let own = local.prefixes.contains(network).then_some(LOCAL);
+            if let Some(carrier) = own.or(chosen).or(holders.first().copied()) {
+                holders.extend(own);
+                entries.push((*network, SHARED | shared.len() as u32));
+                shared.push(Shared { carrier, holders: holders.into() });
+            }
+        }
         // Of equal prefixes the first stands, so the order is the order of the claims.
         let claims = |wanted: fn(&Peer, bool) -> bool| {
             let local = &local;
@@ -108,6 +146,7 @@ impl ForwardingTable {
             v6: PrefixMap::build(v6),
             by_tunnel: by_tunnel.into(),
             peers: peers.into_iter().map(|(peer, _)| peer).collect(),
+            shared: shared.into(),
             local,
             policy: None,
         }
@@ -125,18 +164,41 @@ impl ForwardingTable {
         self.policy.as_ref()
     }
 
-    /// Returns who owns `address`: where packets to it go, and the only one who may send from it.
-    pub fn owner_of(&self, address: IpAddr) -> Owner<'_> {
-        let number = match address {
+    fn find(&self, address: IpAddr) -> Option<u32> {
+        match address {
             IpAddr::V4(v4) => self.v4.find(u32::from(v4)),
             IpAddr::V6(v6) => self.v6.find(u128::from(v6)),
-        };
-        match number {
+        }
+    }
+
+    /// The shared network behind a value of the maps.
+    fn shared(&self, value: u32) -> Option<&Shared> {
+        // Places come from this table's own construction, so they exist.
+        (value & SHARED != 0).then(|| &self.shared[(value ^ SHARED) as usize])
+    }
+
+    /// Returns who owns `address`: where packets to it go.
+    pub fn owner_of(&self, address: IpAddr) -> Owner<'_> {
+        let value = self.find(address);
+        match value.map(|value| self.shared(value).map_or(value, |shared| shared.carrier)) {
             Some(LOCAL) => Owner::Local,
             // Numbers come from this table's own construction, so the index exists.
             Some(number) => Owner::Peer(number, &self.peers[number as usize]),
             None => Owner::Nobody,
         }
+    }
+
+    /// Tells whether the peer with this number may send from `source`: it is the owner, or one of those that hold the network.
+    pub fn may_send(&self, peer: u32, source: IpAddr) -> bool {
+        self.find(source).is_some_and(|value| match self.shared(value) {
+            Some(shared) => shared.holders.binary_search(&peer).is_ok(),
+            None => value == peer,
+        })
+    }
+
+    /// Tells whether this node may send from `source`.
+    pub fn is_ours(&self, source: IpAddr) -> bool {
+        self.may_send(LOCAL, source)
     }
 
     /// Decides where an opened packet goes, whose source was found to be `from`'s.
@@ -202,7 +264,6 @@ fn identity(tunnel: &Arc<Tunnel>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::NodeId;
     use crate::tunnel::{Host, TunnelOptions};
 
     fn peer(host: &Host, number: u8) -> Arc<Peer> {
@@ -272,6 +333,38 @@ mod tests {
             assert_eq!(owner(&table, "192.168.1.1"), Some(2));
             assert_eq!(owner(&table, "10.1.0.1"), Some(0), "nobody takes our own address");
         }
+    }
+
+    #[test]
+    fn of_a_shared_network_one_carries_it_and_all_may_send_from_it() {
+        let host = Host::new([1; 32].into(), [2; 32]);
+        let shared: IpNet = "10.20.0.0/16".parse().unwrap();
+        let peers = || {
+            vec![
+                (peer(&host, 3), nets(&["10.1.0.3/32", "10.20.0.0/16"])),
+                (peer(&host, 2), nets(&["10.1.0.2/32", "10.20.0.0/16"])),
+                (peer(&host, 4), nets(&["10.1.0.4/32", "10.20.7.0/24"])),
+            ]
+        };
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        for (carrier, expected) in [(2, 2), (3, 3), (9, 2)] {
+            let carriers = [(shared, NodeId::from_bytes([carrier; 16]))].into();
+            let table = ForwardingTable::with_carriers(local(&[]), peers(), &carriers);
+            assert_eq!(owner(&table, "10.20.0.5"), Some(expected), "one that is not there carries nothing");
+            assert_eq!(owner(&table, "10.20.7.5"), Some(4), "the narrower network");
+            let may: Vec<bool> = (0..3).map(|number| table.may_send(number, address("10.20.0.5"))).collect();
+            assert_eq!(may, [true, true, false], "whoever carries it");
+            let may: Vec<bool> = (0..3).map(|number| table.may_send(number, address("10.20.7.5"))).collect();
+            assert_eq!(may, [false, false, true]);
+            assert!(!table.is_ours(address("10.20.0.5")) && table.is_ours(address("10.1.0.1")));
+        }
+        // On one of the gateways: the network lies here, and what the other one sends from it is welcome.
+        let carriers = [(shared, NodeId::from_bytes([2; 16]))].into();
+        let table = ForwardingTable::with_carriers(local(&["10.20.0.0/16"]), peers(), &carriers);
+        assert_eq!(owner(&table, "10.20.0.5"), Some(0));
+        assert!(table.is_ours(address("10.20.0.5")) && table.may_send(1, address("10.20.0.5")));
+        let host_behind = table.way_of(&table.peers()[2], address("10.1.0.4"), address("10.20.0.5"));
+        assert!(matches!(host_behind, Ok(Way::Here)));
     }
 
     fn stock(host: &Host, number: u8) -> Arc<Peer> {

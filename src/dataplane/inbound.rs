@@ -3,7 +3,7 @@
 use super::counters::Counters;
 use super::ecn;
 use super::flows::{Flows, Recent, Side};
-use super::forwarding::{ForwardingTable, Owner, Way};
+use super::forwarding::{ForwardingTable, Way};
 use super::gate::{self, Gate};
 use super::inner::InnerPacket;
 use super::mss;
@@ -351,7 +351,7 @@ impl Inbound {
                     self.counters.ignored();
                     return Ok(false);
                 }
-                if !matches!(table.owner_of(inner.source), Owner::Peer(owner, _) if owner == number) {
+                if !table.may_send(number, inner.source) {
                     return Err(DropReason::ForeignSource);
                 }
                 if peer.is_stock() && reserved {

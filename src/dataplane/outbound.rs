@@ -222,7 +222,7 @@ impl Outbound {
             return self.counters.dropped(DropReason::ReservedPort);
         }
         // The peer would refuse it as well; here the host that sends it can see why.
-        if !matches!(table.owner_of(inner.source), Owner::Local) {
+        if !table.is_ours(inner.source) {
             return self.counters.dropped(DropReason::ForeignSource);
         }
         let (reason, trouble) = match table.owner_of(inner.destination) {

@@ -10,6 +10,7 @@
 use super::inner::{InnerPacket, TCP};
 use crate::identity::NodeId;
 use crate::time::Instant;
+use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -83,6 +84,18 @@ impl Retained {
             None => kept.push(segment),
         }
         carries
+    }
+
+    /// Takes out what is kept for a peer and goes to a network, still worth sending, in the order in which the flows came.
+    pub(super) fn take_within(&self, now: Instant, peer: NodeId, network: &IpNet) -> Vec<Vec<u8>> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { peers, bytes } = &mut *table;
+        let Some(kept) = peers.get_mut(&peer) else { return Vec::new() };
+        let within = |segment: &mut Segment| network.contains(&segment.flow.destination);
+        let taken: Vec<Segment> = kept.extract_if(.., within).collect();
+        *bytes -= taken.iter().map(|segment| segment.packet.len()).sum::<usize>();
+        let fresh = taken.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
+        fresh.map(|segment| segment.packet).collect()
     }
 
     /// Takes out what is kept for a peer and still worth sending, in the order in which the flows came.
@@ -174,6 +187,21 @@ mod tests {
         retained.keep(at(1), DB, &segment(2, ACK, b"in time"));
         assert!(retained.take(at(2), other).is_empty());
         assert_eq!(retained.take(at(120), DB), [segment(2, ACK, b"in time")]);
+    }
+
+    #[test]
+    fn what_goes_to_a_network_is_taken_alone() {
+        let retained = Retained::default();
+        let mut behind = segment(2, ACK, b"behind");
+        behind[16..20].copy_from_slice(&[10, 20, 0, 5]);
+        let direct = segment(1, ACK, b"direct");
+        retained.keep(at(0), DB, &behind);
+        retained.keep(at(1), DB, &direct);
+        let network = "10.20.0.0/16".parse().unwrap();
+        assert_eq!(retained.take_within(at(2), DB, &network), [behind]);
+        assert!(retained.take_within(at(2), DB, &network).is_empty());
+        assert_eq!(retained.take(at(2), DB), [direct]);
+        assert_eq!(retained.bytes(), 0);
     }
 
     #[test]

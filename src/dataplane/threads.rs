@@ -19,6 +19,7 @@ use crate::platform::udp::{Fragmentation, UdpSocket};
 use crate::platform::wake::{Wake, Watch};
 use crate::tunnel::Host;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -158,6 +159,13 @@ impl Dataplane {
     pub fn wake_flows(&self, peer: &Peer) -> usize {
         let segments = self.retained.take(clock::now(), peer.node());
         segments.iter().filter(|segment| self.transmitter.send_packet(peer, None, segment).is_ok()).count()
+    }
+
+    /// Sends what is kept for one peer and goes to a network by another one, which carries that network now. Returns how many
+    /// flows were woken.
+    pub fn move_flows(&self, from: NodeId, network: &IpNet, to: &Peer) -> usize {
+        let segments = self.retained.take_within(clock::now(), from, network);
+        segments.iter().filter(|segment| self.transmitter.send_packet(to, None, segment).is_ok()).count()
     }
 
     /// Forgets the segments kept for a peer: it is gone, or they have most likely arrived.

@@ -12,6 +12,7 @@ use super::certificate::{Certificate, Permissions};
 use super::cose::{ObjectError, ObjectKind};
 use super::id::NodeId;
 use super::name::{NodeName, Tag};
+use super::share::Shares;
 
 /// Name, place and rights of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -38,6 +39,9 @@ pub struct Admission {
     /// The serial of the certificate this becomes; higher ones replace lower ones.
     #[n(6)]
     pub serial: u64,
+    /// Which of the prefixes other nodes may carry as well.
+    #[n(7)]
+    pub shares: Shares,
 }
 
 impl Admission {
@@ -81,6 +85,9 @@ impl Admission {
             if let Some(other) = self.prefixes[..i].iter().find(|other| overlap(other, prefix)) {
                 return error("prefixes", format!("contain {other} and {prefix}, which overlap"));
             }
+        }
+        if let Some((prefix, _)) = self.shares.iter().find(|(prefix, _)| !self.prefixes.contains(prefix)) {
+            return error("shares", format!("name {prefix}, which is none of the prefixes"));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::delegation::SignedDelegation;
 use super::id::{MeshId, NodeId};
 use super::key::{PublicKeys, SigningSecret, VerifyingKey, WireguardKey};
 use super::name::{NodeName, Tag};
+use super::share::Shares;
 use crate::time::UnixTime;
 
 const KIND: ObjectKind = ObjectKind::Certificate;
@@ -77,6 +78,9 @@ pub struct Certificate {
     /// The delegation under which a member issued it; absent where an authority did.
     #[n(16)]
     delegation: Option<ByteVec>,
+    /// Which of its prefixes other nodes may carry as well.
+    #[n(17)]
+    pub shares: Shares,
 }
 
 /// What a node may do beyond being reached. Written and kept, but not asked for yet: whoever holds the authority's key renews,
@@ -147,6 +151,7 @@ impl Certificate {
             name: self.name.clone(),
             address_v4: self.address_v4,
             prefixes: self.prefixes.clone(),
+            shares: self.shares.clone(),
             tags: self.tags.clone(),
             permissions: self.permissions,
             serial: self.serial,
@@ -194,6 +199,7 @@ impl Certificate {
             not_after: term.not_after,
             serial: admission.serial,
             delegation: delegation.map(|delegation| ByteVec::from(delegation.bytes().to_vec())),
+            shares: admission.shares,
         }
     }
 

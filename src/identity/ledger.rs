@@ -13,6 +13,7 @@ use super::id::{MeshId, NodeId};
 use super::key::PublicKeys;
 use super::name::{NodeName, Tag};
 use super::revocation::Revocation;
+use super::share::Shares;
 use crate::time::UnixTime;
 
 /// All admissions of one mesh. Assigns addresses and serials, and lets nothing be granted twice.
@@ -46,6 +47,8 @@ pub struct Wish {
     pub address_v4: Option<Ipv4Addr>,
     /// Networks it may carry.
     pub prefixes: Vec<IpNet>,
+    /// Which of them other nodes may carry as well.
+    pub shares: Shares,
     /// Its tags.
     pub tags: Vec<Tag>,
     /// What else it may do.
@@ -73,7 +76,10 @@ pub enum LedgerError {
         owner: NodeName,
     },
     /// The prefix shares addresses with another node's.
-    #[error("{prefix} overlaps {other} of `{owner}`: two nodes cannot carry the same addresses")]
+    #[error(
+        "{prefix} overlaps {other} of `{owner}`: two nodes carry the same addresses only where both were signed with \
+         --shared and for the same prefix"
+    )]
     PrefixTaken {
         /// The wished prefix.
         prefix: IpNet,
@@ -162,9 +168,9 @@ impl Ledger {
         };
         // A certificate that is out there may hold longer than the new one.
         let not_after = known.map_or(wish.not_after, |entry| entry.not_after.max(wish.not_after));
-        let (prefixes, tags) = (wish.prefixes.clone(), wish.tags.clone());
+        let (prefixes, shares, tags) = (wish.prefixes.clone(), wish.shares.clone(), wish.tags.clone());
         let (name, permissions, serial) = (wish.name.clone(), wish.permissions, self.next_serial);
-        let admission = Admission { node, name, address_v4, prefixes, tags, permissions, serial }.ordered();
+        let admission = Admission { node, name, address_v4, prefixes, tags, permissions, serial, shares }.ordered();
         admission.check(anchor)?;
         let entry = LedgerEntry { admission, keys: wish.keys, not_after, revoked: None };
         self.check_collisions(&entry, now)?;
@@ -248,7 +254,10 @@ impl Ledger {
                 return Err(LedgerError::NameTaken(owner()));
             }
             for prefix in &wanted.admission.prefixes {
-                if let Some(taken) = other.admission.prefixes.iter().find(|taken| overlap(taken, prefix)) {
+                let shared = |admission: &Admission| admission.shares.get(prefix).is_some();
+                let agreed = shared(&wanted.admission) && shared(&other.admission);
+                let clashes = |taken: &&IpNet| overlap(taken, prefix) && !(agreed && *taken == prefix);
+                if let Some(taken) = other.admission.prefixes.iter().find(clashes) {
                     return Err(LedgerError::PrefixTaken { prefix: *prefix, other: *taken, owner: owner() });
                 }
             }
@@ -282,6 +291,7 @@ impl Wish {
             name: certificate.name.clone(),
             address_v4: Some(certificate.address_v4),
             prefixes: certificate.prefixes.clone(),
+            shares: certificate.shares.clone(),
             tags: certificate.tags.clone(),
             permissions: certificate.permissions,
             keys: Some(certificate.keys()),
@@ -305,6 +315,7 @@ mod tests {
             name: name.parse().unwrap(),
             address_v4: None,
             prefixes: vec![],
+            shares: Shares::default(),
             tags: vec![],
             permissions: Permissions::default(),
             keys: (seed != 0).then(|| keys(seed).public()),
@@ -385,6 +396,35 @@ mod tests {
         assert_eq!(admit(&mut ledger, &wish("s", 1), NOW), Err(LedgerError::KeyTaken("a".parse().unwrap())));
         let outside = Wish { address_v4: Some(Ipv4Addr::new(10, 78, 0, 2)), ..wish("s", 5) };
         assert!(matches!(admit(&mut ledger, &outside, NOW), Err(LedgerError::Admission(_))));
+    }
+
+    #[test]
+    fn one_prefix_may_be_granted_to_several_where_all_are_told() {
+        let mut ledger = ledger();
+        let shared = |prefix: &str, name: &str, seed, priority| {
+            let prefixes: Vec<IpNet> = vec![prefix.parse().unwrap()];
+            let shares = Shares::all(&prefixes, super::super::share::Priority::new(priority).unwrap());
+            Wish { prefixes, shares, ..wish(name, seed) }
+        };
+        let alone =
+            |prefix: &str, name: &str, seed| Wish { shares: Shares::default(), ..shared(prefix, name, seed, 1) };
+        admit(&mut ledger, &shared("10.20.0.0/16", "gw1", 4, 110), NOW).unwrap();
+        let second = admit(&mut ledger, &shared("10.20.0.0/16", "gw2", 5, 100), NOW).unwrap();
+        assert_eq!(second.shares.get(&second.prefixes[0]).unwrap().get(), 100);
+        admit(&mut ledger, &alone("10.21.0.0/16", "gw4", 6), NOW).unwrap();
+        for refused in [
+            alone("10.20.0.0/16", "gw3", 7),
+            shared("10.20.1.0/24", "gw3", 7, 100),
+            shared("10.16.0.0/12", "gw3", 7, 100),
+            shared("10.21.0.0/16", "gw3", 7, 100),
+        ] {
+            let error = admit(&mut ledger, &refused, NOW).unwrap_err();
+            assert!(matches!(error, LedgerError::PrefixTaken { .. }), "{error}");
+        }
+        // One of the two cannot become exclusive while the other is there.
+        assert!(admit(&mut ledger, &alone("10.20.0.0/16", "gw1", 4), NOW).is_err());
+        ledger.revoke(&"gw2".parse().unwrap(), NOW).unwrap();
+        admit(&mut ledger, &alone("10.20.0.0/16", "gw1", 4), NOW).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The ledger as text: TOML in a fixed order, so that two ledgers can be compared line by line.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::admission::Admission;
@@ -7,6 +8,7 @@ use super::anchor::TrustAnchor;
 use super::certificate::Permissions;
 use super::key::PublicKeys;
 use super::ledger::{Ledger, LedgerEntry, LedgerError};
+use super::share::Priority;
 use crate::time::UnixTime;
 
 /// The longest text, in bytes: a thousand for each entry.
@@ -31,6 +33,9 @@ struct StoredEntry {
     address: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     prefixes: Vec<String>,
+    /// `PREFIX=PRIORITY` each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tags: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -108,6 +113,7 @@ impl From<&LedgerEntry> for StoredEntry {
             id: admission.node.to_string(),
             address: admission.address_v4.to_string(),
             prefixes: admission.prefixes.iter().map(ToString::to_string).collect(),
+            shared: admission.shares.iter().map(|(prefix, priority)| format!("{prefix}={priority}")).collect(),
             tags: admission.tags.iter().map(ToString::to_string).collect(),
             authority: admission.permissions.authority,
             relay: admission.permissions.relay,
@@ -130,6 +136,7 @@ impl StoredEntry {
             tags: self.tags.iter().map(|tag| parse(tag, "tags")).collect::<Result<_, _>>()?,
             permissions: Permissions { authority: self.authority, relay: self.relay },
             serial: self.serial,
+            shares: self.shared.iter().map(|text| share(text)).collect::<Result<_, _>>()?,
         };
         let keys = match (&self.wireguard_key, &self.verifying_key) {
             (Some(wireguard), Some(verifying)) => Some(PublicKeys {
@@ -142,6 +149,11 @@ impl StoredEntry {
         let revoked = self.revoked.as_deref().map(|at| time(at, "revoked")).transpose()?;
         Ok(LedgerEntry { admission, keys, not_after: time(&self.not_after, "not_after")?, revoked })
     }
+}
+
+fn share(text: &str) -> Result<(IpNet, Priority), String> {
+    let (prefix, priority) = text.split_once('=').ok_or("shared: expected PREFIX=PRIORITY")?;
+    Ok((parse(prefix, "shared")?, parse(priority, "shared")?))
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, key: &str) -> Result<T, String> {
@@ -169,6 +181,10 @@ mod tests {
                 name: name.parse().unwrap(),
                 address_v4: None,
                 prefixes: vec![format!("192.168.{seed}.0/24").parse().unwrap()],
+                shares: match seed {
+                    3 => [("192.168.3.0/24".parse().unwrap(), Priority::DEFAULT)].into_iter().collect(),
+                    _ => Default::default(),
+                },
                 tags: vec!["x".parse().unwrap()],
                 permissions: Permissions { authority: seed == 1, relay: seed == 3 },
                 keys: (seed != 0).then(|| keys(seed).public()),
@@ -206,6 +222,9 @@ mod tests {
         assert!(refusal(&text.replace(&"03".repeat(16), &"01".repeat(16))).contains("twice"));
         assert!(refusal(&text.replace(&"33".repeat(16), &"34".repeat(16))).contains("belongs to mesh"));
         assert!(refusal(&text.replace("relay = true", "rely = true")).contains("rely"));
+        for wrong in ["192.168.3.0/24", "192.168.3.0/24=0", "192.168.4.0/24=100"] {
+            assert!(refusal(&text.replace("192.168.3.0/24=100", wrong)).contains("share"), "{wrong}");
+        }
     }
 
     proptest! {

@@ -22,6 +22,7 @@ mod name;
 mod record;
 mod request;
 mod revocation;
+mod share;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token;
@@ -43,4 +44,5 @@ pub use name::{NameError, NodeName, Tag};
 pub use record::{Record, SignedRecord};
 pub use request::{Request, SignedRequest};
 pub use revocation::{Revocation, SignedRevocation};
+pub use share::{Priority, Shares};
 pub use token::{InviteKey, InviteSecret, Token, TokenError};

@@ -41,6 +41,7 @@ pub(crate) fn admission(number: u8) -> Admission {
         tags: vec!["db".parse().unwrap(), "web".parse().unwrap()],
         permissions: Permissions { authority: false, relay: true },
         serial: 7,
+        shares: Default::default(),
     }
 }
 

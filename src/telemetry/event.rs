@@ -27,6 +27,8 @@ pub enum EventKind {
     Observer,
     /// Packets take another path.
     PathChanged,
+    /// Another gateway carries a shared prefix.
+    GatewayChanged,
     /// A path carries larger packets than before, or only smaller ones.
     PathMtu,
     /// A member became known.
@@ -69,6 +71,7 @@ impl EventKind {
             EventKind::ClockStep => "clock_step",
             EventKind::Observer => "observer",
             EventKind::PathChanged => "path_changed",
+            EventKind::GatewayChanged => "gateway_changed",
             EventKind::PathMtu => "path_mtu",
             EventKind::Joined => "joined",
             EventKind::Revoked => "revoked",

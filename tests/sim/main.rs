@@ -4,6 +4,7 @@
 //! other's keys), and the network between them: delay by distance, loss, cuts, restarts, skewed clocks, lying members. The
 //! same seed gives the same trace, byte by byte, so that a failure found once is found again.
 
+mod gateways;
 mod matrix;
 mod mesh;
 mod net;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use meshd::control::output::{Event, Output, PeerChange, Persist};
 use meshd::control::path::Path;
 use meshd::control::snapshot::Snapshot;
 use meshd::control::{Arrival, BootstrapPeer, Engine, OwnNode, SessionEvent, Settings};
 use meshd::identity::{
-    Admission, Authority, InviteBook, NodeId, NodeKeys, Permissions, Revocation, SignedCertificate, SignedRevocation,
-    Term, WireguardKey,
+    Admission, Authority, InviteBook, NodeId, NodeKeys, Permissions, Priority, Revocation, Shares, SignedCertificate,
+    SignedRevocation, Term, WireguardKey,
 };
 use meshd::time::{Instant, UnixTime};
 use meshd::wire::probe::{Probe, ProbeReply};
@@ -125,6 +126,26 @@ impl Mesh {
             let keys = self.hosts[index].keys;
             self.hosts[index].certificate = admit(&self.authority, &mut rng, index, keys, &Term::online(START));
         }
+    }
+
+    /// Has the authority sign one more prefix for hosts that are not started yet, shared at these priorities.
+    pub fn share(&mut self, network: IpNet, holders: &[(usize, u8)]) {
+        for (index, priority) in holders {
+            let host = &mut self.hosts[*index];
+            let mut admission = host.certificate.certificate().admission();
+            admission.prefixes.push(network);
+            let priority = Priority::new(*priority).expect("the test names one above 0");
+            admission.shares = admission.shares.iter().chain([(network, priority)]).collect();
+            let keys = host.keys.keys().public();
+            host.certificate =
+                self.authority.issue(&admission.ordered(), &keys, &Term::offline(START)).expect("a valid admission");
+        }
+    }
+
+    /// The host that carries a shared prefix for another one.
+    pub fn carrier(&self, index: usize, network: IpNet) -> Option<usize> {
+        let node = *self.hosts[index].engine.as_ref()?.routing().carriers.get(&network)?;
+        (0..self.hosts.len()).find(|host| self.node(*host) == node)
     }
 
     /// Adds a machine with the keys, certificate and disk of another.
@@ -481,6 +502,7 @@ pub fn admit(
         tags: vec![],
         permissions: Permissions { authority: index == 0, relay: false },
         serial: u64::from(number),
+        shares: Shares::default(),
     };
     authority.issue(&admission, &keys.keys().public(), term).expect("a valid admission")
 }

@@ -1,0 +1,110 @@
+//! Gateways in pairs: a network behind two nodes, and what a connection through them notices when one goes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use crate::harness::Case;
+use crate::lab::{Flow, Host, Lab, Result};
+use crate::scene::{LONG, Scene};
+
+/// The cases of this file.
+pub const CASES: &[Case] =
+    &[Case { name: "gateways::a_connection_outlives_its_gateway", needs: &[], run: outlives_its_gateway }];
+
+/// The network behind the pair, its gateways there, and the host that knows nothing of the mesh.
+const NETWORK: &str = "10.20.0.0/16";
+const INSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 20, 0, 1), Ipv4Addr::new(10, 20, 0, 2)];
+const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 5);
+/// Above the metric of the daemon's routes, below that of its covers: taken while there is no daemon.
+const FALLBACK: u32 = 1_000_000;
+
+/// ```text
+///     app ── gw1 (110) ──┬── db, 10.20.0.5, whose way to the mesh is gw1
+///      └──── gw2 (100) ──┘       and gw1's own way to it, without its daemon, is gw2
+/// ```
+struct Pair {
+    scene: Scene,
+    behind: Host,
+}
+
+impl Pair {
+    fn running(lab: &Lab) -> Result<Pair> {
+        let scene = Scene::founded(lab, &["app", "gw1", "gw2"])?;
+        let behind = lab.host("db")?;
+        let lan = lab.plain("lan")?;
+        let overlay = (IpAddr::from([10, 77, 0, 0]), 16);
+        lan.attach_as(&behind, "lan0")?;
+        behind.add_address("lan0", BEHIND.into(), 16)?;
+        behind.add_route(overlay, Some(INSIDE[0].into()), "lan0")?;
+        scene.mesh.start(&[&scene.hosts[0]])?;
+        for (number, priority) in [(1, "110"), (2, "100")] {
+            let (host, own, other) = (&scene.hosts[number], INSIDE[number - 1], INSIDE[2 - number]);
+            lan.attach_as(host, "lan0")?;
+            host.add_address("lan0", own.into(), 16)?;
+            host.sysctl("net/ipv4/ip_forward", "1")?;
+            host.add_route_of_metric(overlay, other.into(), "lan0", FALLBACK)?;
+            let grant = ["--route", NETWORK, "--shared", "--priority", priority];
+            match number {
+                1 => scene.mesh.admit_offline_with(host, scene.underlay[number], &grant)?,
+                _ => {
+                    let token = scene.mesh.invite(&scene.hosts[0], host.name(), &grant)?;
+                    scene.mesh.join_with(host, scene.underlay[number], &token)?;
+                }
+            }
+        }
+        let all = scene.all();
+        scene.mesh.start(&all[1..])?;
+        scene.mesh.wait_until_all_up(&all, LONG)?;
+        Ok(Pair { scene, behind })
+    }
+
+    fn flow(&self) -> Result<Flow> {
+        let app = &self.scene.hosts[0];
+        Flow::open(app, self.scene.mesh.overlay(app).0.into(), &self.behind, BEHIND.into())
+    }
+}
+
+/// Exchanges bytes without a pause until `until` says yes; returns how many there were, and the longest.
+fn exchange_until(flow: &mut Flow, mut until: impl FnMut() -> Result<bool>) -> Result<(u32, Duration)> {
+    let (mut count, mut longest) = (0, Duration::ZERO);
+    loop {
+        let began = Instant::now();
+        flow.exchange(b"a query and its answer")?;
+        longest = longest.max(began.elapsed());
+        count += 1;
+        if until()? {
+            return Ok((count, longest));
+        }
+    }
+}
+
+fn outlives_its_gateway(lab: &Lab) -> Result<()> {
+    let pair = Pair::running(lab)?;
+    let mesh = &pair.scene.mesh;
+    let gateways = [&pair.scene.hosts[1], &pair.scene.hosts[2]];
+    let mut flow = pair.flow()?;
+    // Both ends know by then that the link carries data.
+    mesh.wait_for(gateways[0], "the link to app as one with data", LONG, |status| {
+        status.peers.iter().any(|peer| peer.name == "app" && peer.probe_interval_seconds == Some(0.5))
+    })?;
+    let (_, usual) = exchange_until(&mut flow, || Ok(true))?;
+    mesh.kill(gateways[0])?;
+    let (_, gap) = exchange_until(&mut flow, || Ok(true))?;
+    println!(
+        "    the gateway in use was killed: the connection stood still for {gap:.2?} (usual exchange {usual:.1?})"
+    );
+    for _ in 0..100 {
+        flow.exchange(&[7; 10_000])?;
+    }
+    pair.flow()?.exchange(b"a new one")?;
+    // It is back, and its flows are not: not before minutes have passed.
+    mesh.start(&gateways[..1])?;
+    mesh.wait_until_all_up(&pair.scene.all(), LONG)?;
+    flow.exchange(b"after it came back")?;
+    // The other way round, with the gateway that is back.
+    mesh.kill(gateways[1])?;
+    let (_, gap) = exchange_until(&mut flow, || Ok(true))?;
+    println!("    so was the other one, after the first had come back: {gap:.2?}");
+    flow.exchange(b"still")?;
+    pair.flow()?.exchange(b"another new one")
+}
