@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use meshd::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, EventItem, Events, EventsRequest,
     ForwardList, Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest,
-    InviteRevoked, Invited, LinkLedger, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NameList, NodeInfo,
-    PageGuard, PageServer, PathKind, PathList, PeerState, PingLine, PingRequest, Plan, PolicyCheckRequest,
-    PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix,
-    SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
+    InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, LossRatio, Matrix, MatrixNode, MatrixRow,
+    Members, NameList, NodeInfo, PageGuard, PageServer, PathKind, PathList, PeerState, PingLine, PingRequest, Plan,
+    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA,
+    Site, SiteMatrix, SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
 };
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
@@ -374,6 +374,22 @@ impl Backend for Sheet {
     }
 
     async fn policy_check(&self, _request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        not_asked()
+    }
+
+    async fn lockdown(&self) -> Answer<LockdownInfo> {
+        not_asked()
+    }
+
+    async fn try_lockdown(&self, _: LockdownTrialRequest) -> Answer<LockdownInfo> {
+        not_asked()
+    }
+
+    async fn confirm_lockdown(&self) -> Answer<LockdownInfo> {
+        not_asked()
+    }
+
+    async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
         not_asked()
     }
 

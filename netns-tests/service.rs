@@ -23,7 +23,11 @@ use crate::scene::{LONG, Scene};
 pub const CASES: &[Case] = &[
     Case { name: "service::a_user_of_its_own_is_enough", needs: &[&package::NFTABLES], run: own_user },
     Case { name: "service::a_group_may_look_and_not_change", needs: &[&package::NFTABLES], run: readers },
-    Case { name: "service::units_are_valid_and_locked_down", needs: &[&package::SYSTEMD], run: units },
+    Case {
+        name: "service::units_are_valid_and_locked_down",
+        needs: &[&package::SYSTEMD, &package::NFTABLES],
+        run: units,
+    },
 ];
 
 /// The daemon's user and group: numbers that no database knows.
@@ -209,15 +213,17 @@ fn units(lab: &Lab) -> Result<()> {
     let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
     let units = host.dir().join("units");
     fs::create_dir(&units).context(units.display())?;
-    for name in ["meshd.service", "meshd@.service", "meshd-wait-online.service"] {
+    let nft = package::NFTABLES.fetch()?.program("nft")?.display().to_string();
+    for name in ["meshd.service", "meshd@.service", "meshd-wait-online.service", "meshd-lockdown.service"] {
         let text = fs::read_to_string(packaged.join(name)).context(name)?;
         // Programs are installed by the package; here they lie beside the build.
         let there = |program: &str| place::binary(program).map(|path| path.display().to_string());
         let text = text.replace("/usr/sbin/meshd ", &format!("{} ", there("meshd")?));
         let text = text.replace("/usr/bin/meshctl ", &format!("{} ", there("meshctl")?));
+        let text = text.replace("/usr/sbin/nft ", &format!("{nft} "));
         fs::write(units.join(name), text).context(name)?;
     }
-    for name in ["meshd.service", "meshd@blue.service", "meshd-wait-online.service"] {
+    for name in ["meshd.service", "meshd@blue.service", "meshd-wait-online.service", "meshd-lockdown.service"] {
         let unit = units.join(name);
         let done = analyze(&["verify", "--man=no"], &unit)?;
         assert!(done.status.success() && done.stderr.is_empty(), "{name}: {done:?}");

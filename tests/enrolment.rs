@@ -128,6 +128,22 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn lockdown(&self) -> Answer<LockdownInfo> {
+        refuse()
+    }
+
+    async fn try_lockdown(&self, _: LockdownTrialRequest) -> Answer<LockdownInfo> {
+        refuse()
+    }
+
+    async fn confirm_lockdown(&self) -> Answer<LockdownInfo> {
+        refuse()
+    }
+
+    async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
+        refuse()
+    }
+
     async fn forwards(&self) -> Answer<ForwardList> {
         refuse()
     }

@@ -6,9 +6,10 @@ use tokio::sync::mpsc;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
-    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
-    Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo,
+    LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan,
+    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
+    SwitchRequest, Switched, Version,
 };
 
 /// A call's outcome.
@@ -35,6 +36,14 @@ pub trait Backend: Send + Sync + 'static {
     fn policy(&self) -> impl Future<Output = Answer<PolicyInfo>> + Send;
     /// What the rules make of something.
     fn policy_check(&self, request: PolicyCheckRequest) -> impl Future<Output = Answer<PolicyChecked>> + Send;
+    /// How far the lock-down of the public side has come.
+    fn lockdown(&self) -> impl Future<Output = Answer<LockdownInfo>> + Send;
+    /// Puts the configured lock-down on trial.
+    fn try_lockdown(&self, request: LockdownTrialRequest) -> impl Future<Output = Answer<LockdownInfo>> + Send;
+    /// Keeps what is on trial.
+    fn confirm_lockdown(&self) -> impl Future<Output = Answer<LockdownInfo>> + Send;
+    /// Opens everything again.
+    fn lift_lockdown(&self) -> impl Future<Output = Answer<LockdownInfo>> + Send;
     /// The forwards and their connections.
     fn forwards(&self) -> impl Future<Output = Answer<ForwardList>> + Send;
     /// Switches a forward.

@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use super::{
     AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, Matrix,
-    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
-    Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo,
+    LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan,
+    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix,
+    Status, SwitchRequest, Switched, Version,
 };
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
@@ -111,6 +112,26 @@ impl Client {
     /// What the rules make of something.
     pub async fn policy_check(&self, request: &PolicyCheckRequest) -> Result<PolicyChecked, ClientError> {
         self.post("/v1/policy/check", request).await
+    }
+
+    /// How far the lock-down of the public side has come.
+    pub async fn lockdown(&self) -> Result<LockdownInfo, ClientError> {
+        self.get("/v1/lockdown").await
+    }
+
+    /// Puts the configured lock-down on trial.
+    pub async fn try_lockdown(&self, request: &LockdownTrialRequest) -> Result<LockdownInfo, ClientError> {
+        self.post("/v1/lockdown/trial", request).await
+    }
+
+    /// Keeps what is on trial.
+    pub async fn confirm_lockdown(&self) -> Result<LockdownInfo, ClientError> {
+        self.post("/v1/lockdown/confirm", &serde_json::Value::Null).await
+    }
+
+    /// Opens everything again.
+    pub async fn lift_lockdown(&self) -> Result<LockdownInfo, ClientError> {
+        self.post("/v1/lockdown/off", &serde_json::Value::Null).await
     }
 
     /// The forwards and their connections.

@@ -383,6 +383,20 @@ pub(crate) fn names() -> NameList {
     }
 }
 
+/// A lock-down that is configured and was never confirmed.
+pub(crate) fn lockdown(phase: LockdownPhase) -> LockdownInfo {
+    LockdownInfo {
+        schema: SCHEMA,
+        phase,
+        configured: Some(vec!["tcp/22 from 203.0.113.0/24".into()]),
+        confirmed: None,
+        trial_ends_seconds: None,
+        tables: Vec::new(),
+        closed_packets: 0,
+        failure: None,
+    }
+}
+
 /// A forward that was switched by hand, away from a target that is down.
 pub(crate) fn forwards() -> ForwardList {
     let target = |target: &str, in_use, health, open| ForwardTarget {
@@ -669,6 +683,22 @@ impl Backend for Fake {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         Ok(policy_checked(&request))
+    }
+
+    async fn lockdown(&self) -> Answer<LockdownInfo> {
+        Ok(lockdown(LockdownPhase::Open))
+    }
+
+    async fn try_lockdown(&self, request: LockdownTrialRequest) -> Answer<LockdownInfo> {
+        Ok(LockdownInfo { trial_ends_seconds: Some(request.seconds), ..lockdown(LockdownPhase::Trial) })
+    }
+
+    async fn confirm_lockdown(&self) -> Answer<LockdownInfo> {
+        Err(ApiError::new(ErrorKind::Conflict, "there is no trial"))
+    }
+
+    async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
+        Ok(lockdown(LockdownPhase::Off))
     }
 
     async fn forwards(&self) -> Answer<ForwardList> {

@@ -15,6 +15,7 @@
 //! | `GET /v1/ledger` | [`LinkLedger`] | readers |
 //! | `GET /v1/policy` | [`PolicyInfo`] | readers |
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
+//! | `GET /v1/lockdown` | [`LockdownInfo`] | readers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
 //! | `GET /v1/names` | [`NameList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
@@ -33,6 +34,9 @@
 //! | `POST /v1/reload` | [`Plan`] | writers |
 //! | `POST /v1/restart` | [`Restarting`] | writers |
 //! | `POST /v1/forwards/switch` | [`SwitchRequest`] → [`Switched`] | writers |
+//! | `POST /v1/lockdown/trial` | [`LockdownTrialRequest`] → [`LockdownInfo`] | writers |
+//! | `POST /v1/lockdown/confirm` | [`LockdownInfo`] | writers |
+//! | `POST /v1/lockdown/off` | [`LockdownInfo`] | writers |
 //!
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!
@@ -49,6 +53,7 @@ pub mod forwards;
 pub mod history;
 pub mod invite;
 pub mod ledger;
+pub mod lockdown;
 pub mod matrix;
 pub mod membership;
 mod metrics_pages;
@@ -78,6 +83,7 @@ pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
 };
 pub use ledger::{CanGo, ConnectionEnds, LedgerConnection, LinkLedger, LinkUsage};
+pub use lockdown::{LockdownInfo, LockdownPhase, LockdownTrialRequest};
 pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, SitePair};
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, Restarting, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;

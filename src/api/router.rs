@@ -58,6 +58,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
                 Err(error) => error.into_response(),
             }),
         )
+        .route("/v1/lockdown", get(async |State(b): State<Arc<B>>| json(b.lockdown().await)))
         .route("/v1/forwards", get(async |State(b): State<Arc<B>>| json(b.forwards().await)))
         .route("/v1/names", get(async |State(b): State<Arc<B>>| json(b.names().await)))
         .route("/v1/health", get(async |State(b): State<Arc<B>>| json(b.health().await)))
@@ -121,6 +122,15 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
                 Err(error) => error.into_response(),
             }),
         )
+        .route(
+            "/v1/lockdown/trial",
+            post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
+                Ok(request) => json(b.try_lockdown(request).await),
+                Err(error) => error.into_response(),
+            }),
+        )
+        .route("/v1/lockdown/confirm", post(async |State(b): State<Arc<B>>| json(b.confirm_lockdown().await)))
+        .route("/v1/lockdown/off", post(async |State(b): State<Arc<B>>| json(b.lift_lockdown().await)))
         .route("/v1/renew", post(async |State(b): State<Arc<B>>| json(b.renew().await)))
         .route("/v1/reload", post(async |State(b): State<Arc<B>>| json(b.reload().await)))
         .route("/v1/restart", post(async |State(b): State<Arc<B>>| json(b.restart().await)))

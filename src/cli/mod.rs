@@ -19,6 +19,7 @@ mod init;
 mod invite;
 mod join;
 mod ledger;
+mod lockdown;
 mod matrix;
 mod members;
 mod names;
@@ -101,6 +102,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Paths(args) => paths::run(context, args).await,
         Command::Ledger(args) => ledger::run(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
+        Command::Lockdown(args) => lockdown::run(context, args).await,
         Command::Forward(args) => forward::run(context, args).await,
         Command::Names(args) => names::run(context, args).await,
         Command::Wait(args) => wait::run(context, args).await,
@@ -178,6 +180,10 @@ mod tests {
             ("policy denied", Exit::Good),
             ("policy check web1 db1 tcp/3306", Exit::Good),
             ("policy check web1 db1 tcp/22", Exit::Failed),
+            ("lockdown", Exit::Good),
+            ("lockdown trial --for 5s", Exit::Good),
+            ("lockdown confirm", Exit::Failed),
+            ("lockdown off", Exit::Good),
             ("forward", Exit::Good),
             ("forward orders", Exit::Good),
             ("forward nobody", Exit::NotFound),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, PerLink, Receiver, Suffix, Wireguard};
+use super::{
+    Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, Lockdown, PerLink, Receiver, Suffix, Wireguard,
+};
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
 /// Whether a change can be taken by a running daemon.
@@ -99,6 +101,8 @@ settings! {
     Wireguard(Vec<Wireguard>) "wireguard" Live wireguard;
     /// What members may reach here; no link is touched.
     Allow(Vec<Allow>) "allow" Live allow;
+    /// What stays open on the underlay; what was confirmed holds until the change is.
+    Lockdown(Option<Lockdown>) "lockdown" Live lockdown;
     /// The forwards; those that stay as they are are left alone, and connections outlive every change.
     Forwards(Vec<Forward>) "forward" Live forwards;
     /// Where names are answered.

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 20] = [
+pub const SECTIONS: [(&str, &str); 21] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -39,6 +39,10 @@ pub const SECTIONS: [(&str, &str); 20] = [
     (
         "allow",
         "What the others may reach here: without an entry everything, with any entry nothing else. The same entries may stand on every node.",
+    ),
+    (
+        "lockdown",
+        "What everybody may reach on the other interfaces of this host. Nothing is closed before `meshctl lockdown trial` and `confirm`.",
     ),
     (
         "forward",
@@ -75,7 +79,7 @@ pub const SECTIONS: [(&str, &str); 20] = [
 pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 66] = [
+pub const KEYS: [Key; 67] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -136,6 +140,13 @@ pub const KEYS: [Key; 66] = [
         "a list of up to 64 of tcp/PORT, tcp/FIRST-LAST, udp/…, icmp, any",
         "any",
         "By what. Answers to what this node began always pass.",
+    ),
+    key(
+        "lockdown",
+        "allow",
+        "a list of up to 256 of tcp/PORT, tcp/FIRST-LAST, udp/…, each also with ` from PREFIX`, any from PREFIX",
+        "everything",
+        "What stays open besides the mesh's port. Answers, echoes and what else a host needs of ICMP and DHCP always pass.",
     ),
     key("forward", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The forward's name, on this node only."),
     key("forward", "listen", "a list of 1 to 8 ADDRESS:PORT", "", "The TCP addresses to take connections at."),

@@ -16,6 +16,7 @@ pub mod forward;
 mod history;
 pub mod keys;
 mod layers;
+pub mod lockdown;
 pub mod metrics;
 pub mod names;
 mod parse;
@@ -42,6 +43,7 @@ pub use entries::{Entry, EntryChange};
 pub use forward::{Forward, ForwardSource, Target, TargetHost};
 pub use history::HistorySettings;
 pub use layers::Layer;
+pub use lockdown::{Lockdown, Opening};
 pub use metrics::{Metrics, PerLink};
 pub use names::{Alias, AliasTarget, Names, Suffix};
 pub use problem::{Problem, Problems};
@@ -78,6 +80,8 @@ pub struct Config {
     pub wireguard: Vec<Wireguard>,
     /// What members may reach here, in the order of the file; everything where empty, at most [`Allow::LIMIT`].
     pub allow: Vec<Allow>,
+    /// What everybody may reach on the underlay; everything that the host itself does not close where absent.
+    pub lockdown: Option<Lockdown>,
     /// Forwards, in the order of the file; at most [`Forward::LIMIT`].
     pub forwards: Vec<Forward>,
     /// How the members' names are answered.
@@ -256,6 +260,11 @@ impl Files {
         }
     }
 
+    /// Returns where the rules of a confirmed lock-down lie, for whoever loads them at boot.
+    pub fn lockdown_path(&self) -> PathBuf {
+        self.state_directory.join("lockdown.nft")
+    }
+
     /// Returns where the ledger of this node's authority lies, or `None` where it has no authority.
     pub fn ledger_path(&self) -> Option<PathBuf> {
         self.ledger.clone().or_else(|| self.authority.as_deref().map(ledger_beside))
@@ -371,6 +380,7 @@ impl Config {
             bootstrap: Vec::new(),
             wireguard: Vec::new(),
             allow: Vec::new(),
+            lockdown: None,
             forwards: Vec::new(),
             names: Names::default(),
             aliases: Vec::new(),

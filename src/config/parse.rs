@@ -3,6 +3,7 @@
 mod alerts;
 mod allow;
 mod forwards;
+mod lockdown;
 mod names;
 mod value;
 
@@ -120,6 +121,7 @@ impl Reader {
         let bootstrap = self.bootstrap(document);
         let wireguard = self.wireguard(document, node.as_ref(), mesh.as_ref(), &bootstrap);
         let allow = self.allow(document);
+        let lockdown = self.lockdown(document);
         let forwards = self.forwards(document);
         let names = self.names(document, mesh.as_ref());
         let aliases = self.aliases(document, node.as_ref(), &forwards);
@@ -147,6 +149,7 @@ impl Reader {
             bootstrap,
             wireguard,
             allow,
+            lockdown,
             forwards,
             names,
             aliases,

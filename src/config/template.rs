@@ -42,6 +42,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.bootstrap(config);
     writer.wireguard(config, path);
     writer.allow(config);
+    writer.lockdown(config);
     writer.forwards(config);
 
     writer.section("names");
@@ -156,6 +157,15 @@ impl Writer {
         }
         for rule in &config.allow {
             self.out.push_str(&rule.to_toml());
+        }
+    }
+
+    fn lockdown(&mut self, config: &Config) {
+        self.section("lockdown");
+        self.comment_of_key("lockdown", "allow");
+        match &config.lockdown {
+            Some(lockdown) => self.line(&format!("allow = {}", list(&lockdown.allow))),
+            None => self.line("# allow = [\"tcp/22 from 203.0.113.0/24\", \"tcp/80\", \"tcp/443\"]"),
         }
     }
 

@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
     "#);
 }
 
@@ -654,6 +654,12 @@ fn config() -> impl Strategy<Value = Config> {
                         ports: if low { Vec::new() } else { vec![Service::Tcp(mtu, 9_000), Service::Icmp] },
                     })
                     .collect(),
+                lockdown: low.then(|| Lockdown {
+                    allow: ["tcp/22 from 203.0.113.0/24", "udp/1-9"][..level.min(2)]
+                        .iter()
+                        .map(|opening| opening.parse().expect("a valid opening"))
+                        .collect(),
+                }),
                 forwards: (0..u16::from(low)).map(|number| forward(number, mtu)).collect(),
                 names: Names {
                     listen: low.then(|| SocketAddr::from(([127, 0, 0, 1], mtu))),
@@ -805,5 +811,24 @@ proptest! {
         if let Err(problems) = parse(&text) {
             prop_assert!(!problems.render(false).is_empty());
         }
+    }
+}
+
+#[test]
+fn a_lockdown_is_there_by_its_one_key() {
+    let of = |text: &str| parse(&format!("{MINIMAL}{text}")).unwrap().lockdown;
+    assert_eq!(of(""), None);
+    assert_eq!(of("[lockdown]\n"), None);
+    assert_eq!(of("[lockdown]\nallow = []\n"), Some(Lockdown { allow: Vec::new() }));
+    let allow = of("[lockdown]\nallow = [\"tcp/22 from 203.0.113.0/24\", \"tcp/80\"]\n").unwrap().allow;
+    assert_eq!(allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["tcp/22 from 203.0.113.0/24", "tcp/80"]);
+    for (wrong, why) in [
+        ("any", "that opens everything; say from where"),
+        ("tcp/22 from 203.0.113.1/24", "did you mean 203.0.113.0/24?"),
+        ("icmp", "always pass"),
+        ("tcp", "the ports are missing"),
+    ] {
+        let told = errors(&format!("{MINIMAL}[lockdown]\nallow = [\"{wrong}\"]\n"));
+        assert!(told.contains("lockdown.allow") && told.contains(why), "{wrong}: {told}");
     }
 }

@@ -3,13 +3,13 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{alerts, commands, forwards, history, matrix, restart};
+use super::{alerts, commands, forwards, history, lockdown, matrix, restart};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
     Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
-    LinkLedger, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest,
-    PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest,
-    Switched, Version,
+    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
+    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
+    SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 
 use crate::telemetry::metrics::{Format, render};
@@ -83,6 +83,22 @@ impl Backend for LocalBackend {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         self.call(move |driver| driver.policy_check(&request)).await?
+    }
+
+    async fn lockdown(&self) -> Answer<LockdownInfo> {
+        lockdown::info(&self.commands).await
+    }
+
+    async fn try_lockdown(&self, request: LockdownTrialRequest) -> Answer<LockdownInfo> {
+        lockdown::trial(&self.commands, &request).await
+    }
+
+    async fn confirm_lockdown(&self) -> Answer<LockdownInfo> {
+        lockdown::confirm(&self.commands).await
+    }
+
+    async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
+        lockdown::lift(&self.commands).await
     }
 
     async fn forwards(&self) -> Answer<ForwardList> {

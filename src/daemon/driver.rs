@@ -189,7 +189,7 @@ impl Driver {
             if self.host_due.is_some_and(|due| due <= clock::now()) {
                 self.apply_host().await;
             }
-            if self.firewall.next_deadline().is_some_and(|due| due <= clock::now()) {
+            if self.firewall.next_deadline(clock::now()).is_some_and(|due| due <= clock::now()) {
                 self.keep_firewall().await;
             }
             let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
@@ -231,14 +231,15 @@ impl Driver {
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
         }
+        self.end_trial().await;
         if ended == Ended::Restart {
             return;
         }
-        self.remove_firewall().await;
         // Where the service manager keeps the device, it knows whether this is a stop or a restart; we do not.
         if self.service.keeps() {
             return;
         }
+        self.remove_firewall().await;
         // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
         let wanted = HostState { device: None, covers: self.wanted_host().covers };
         if let Err(error) = self.host.apply(&wanted).await {
@@ -255,7 +256,7 @@ impl Driver {
             self.links.next_tick(),
             self.membership_due,
             self.host_due,
-            self.firewall.next_deadline(),
+            self.firewall.next_deadline(clock::now()),
             self.underlay_due,
             self.restart_due,
             self.service.deadline(),

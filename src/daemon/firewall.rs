@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::driver::{Driver, REPAIR_PAUSE};
+use super::lockdown::PublicLockdown;
+use super::startup::StartError;
+use crate::config::Config;
 use crate::identity::Certificate;
 use crate::platform::clock;
 use crate::platform::nft_watch::NftWatch;
@@ -15,9 +18,9 @@ use crate::time::Instant;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A table that is to be there, whole.
-struct Kept {
+pub(super) struct Kept {
     name: String,
-    script: String,
+    pub(super) script: String,
     /// How the kernel's copy was printed when it was made.
     printed: Option<String>,
 }
@@ -27,6 +30,7 @@ pub(super) struct Firewall {
     nft: Option<Nft>,
     watch: Option<NftWatch>,
     addresses: Option<Kept>,
+    pub(super) lockdown: PublicLockdown,
     /// When to look at them.
     due: Option<Instant>,
     looked: Option<Instant>,
@@ -36,8 +40,21 @@ pub(super) struct Firewall {
 
 impl Firewall {
     /// Finds what this host has for it; nothing is changed yet.
-    pub(super) fn find(interface: &str, certificate: &Certificate, listen: SocketAddr, now: Instant) -> Self {
+    ///
+    /// # Errors
+    /// A lock-down is wanted, and this host cannot do it.
+    pub(super) fn find(
+        config: &Config,
+        interface: &str,
+        certificate: &Certificate,
+        listen: SocketAddr,
+        now: Instant,
+    ) -> Result<Self, StartError> {
+        let lockdown = PublicLockdown::load(config, interface, listen.port());
         let nft = Nft::find();
+        if lockdown.is_needed(config) {
+            fit(interface).map_err(StartError::Lockdown)?;
+        }
         if nft.is_none() {
             tracing::warn!(
                 "this host has no `nft` (package {}): packets for the mesh's addresses that arrive on other interfaces are \
@@ -54,7 +71,8 @@ impl Firewall {
                 None
             }
         };
-        Firewall { due: nft.as_ref().map(|_| now), nft, watch: None, addresses, looked: None, failure }
+        let due = nft.as_ref().map(|_| now);
+        Ok(Firewall { due, nft, watch: None, addresses, lockdown, looked: None, failure })
     }
 
     /// Waits until somebody changed our tables. Without a packet filter, for ever.
@@ -74,9 +92,14 @@ impl Firewall {
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// When the tables are looked at next.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.due
+    /// When the tables are looked at next, or something else is to be done about them.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        [self.due, self.lockdown.next_deadline(now)].into_iter().flatten().min()
+    }
+
+    /// The program, where this host has it.
+    pub(super) fn nft(&self) -> Option<&Nft> {
+        self.nft.as_ref()
     }
 
     /// What the packet filter refused.
@@ -85,7 +108,7 @@ impl Firewall {
     }
 
     /// Brings the tables to what they should be.
-    async fn keep(&mut self, interface: &str, now: Instant) {
+    async fn keep(&mut self, config: &Config, interface: &str, now: Instant) {
         self.due = None;
         let Some(nft) = self.nft.clone() else { return };
         if self.watch.is_none() {
@@ -96,17 +119,22 @@ impl Firewall {
             }
         }
         self.looked = Some(now);
-        for kept in self.addresses.iter_mut() {
-            match kept.restore(&nft).await {
-                Ok(()) => self.failure = None,
-                Err(error) => {
-                    let failure = format!("table inet {}: {error}", kept.name);
-                    if self.failure.as_ref() != Some(&failure) {
-                        tracing::warn!("packet filter: {failure}");
-                    }
-                    self.failure = Some(failure);
-                    self.due = Some(now + RETRY);
+        let closed = self.lockdown.keep(&nft, config, now).await;
+        let addresses = match &mut self.addresses {
+            Some(kept) => kept.restore(&nft).await,
+            None => Ok(()),
+        };
+        match closed.and(addresses) {
+            // An interface that rules cannot name is told for good.
+            Ok(()) if self.addresses.is_none() => {}
+            Ok(()) => self.failure = None,
+            Err(error) => {
+                let failure = error.to_string();
+                if self.failure.as_ref() != Some(&failure) {
+                    tracing::warn!("packet filter: {failure}");
                 }
+                self.failure = Some(failure);
+                self.due = Some(now + RETRY);
             }
         }
         // A look once in a while where nobody tells.
@@ -125,8 +153,12 @@ impl Firewall {
 }
 
 impl Kept {
+    pub(super) fn new(name: String, script: String) -> Self {
+        Kept { name, script, printed: None }
+    }
+
     /// Makes the table, unless it is as it was made.
-    async fn restore(&mut self, nft: &Nft) -> Result<(), NftError> {
+    pub(super) async fn restore(&mut self, nft: &Nft) -> Result<(), NftError> {
         if let Some(printed) = &self.printed {
             if nft.table(&self.name).await?.as_ref() == Some(printed) {
                 return Ok(());
@@ -148,7 +180,20 @@ fn addresses(interface: &str, certificate: &Certificate, listen: SocketAddr) -> 
         overlay_v6: certificate.overlay_v6,
         listen,
     };
-    Kept { name: addresses.table(), script: addresses.script(), printed: None }
+    Kept::new(addresses.table(), addresses.script())
+}
+
+/// Whether this host can have a lock-down at all; else why not.
+pub(super) fn fit(interface: &str) -> Result<(), String> {
+    if Nft::find().is_none() {
+        return Err(format!("[lockdown] needs the program `nft`: apt-get install {}", Nft::PACKAGE));
+    }
+    if !policy::is_nameable(interface) {
+        return Err(format!(
+            "[lockdown]: nftables cannot name the interface `{interface}`; choose another interface.name"
+        ));
+    }
+    Ok(())
 }
 
 /// Removes the tables that a crashed predecessor left in this network namespace; returns how many. A lock-down stays.
@@ -164,8 +209,12 @@ pub(super) async fn cleanup() -> Result<usize, NftError> {
 impl Driver {
     /// Brings our tables of the packet filter to what they should be.
     pub(super) async fn keep_firewall(&mut self) {
-        let interface = self.interface.clone();
-        self.firewall.keep(&interface, clock::now()).await;
+        self.firewall.keep(&self.config, &self.interface, clock::now()).await;
+    }
+
+    /// Ends what must not outlive this program.
+    pub(super) async fn end_trial(&mut self) {
+        self.firewall.lockdown.end_trial().await;
     }
 
     /// Takes back what is of no use without the daemon.

@@ -21,6 +21,7 @@ mod intake;
 mod ledger;
 mod ledger_file;
 mod links;
+mod lockdown;
 mod matrix;
 mod metrics;
 mod monitor;

@@ -128,6 +128,9 @@ impl Driver {
         let stocks = read_declared(&config, certificate).map_err(Reason::unfit)?;
         super::pages::check(&config, certificate).map_err(Reason::unfit)?;
         super::names::check(&config, certificate).map_err(Reason::unfit)?;
+        if config.lockdown.is_some() {
+            super::firewall::fit(&self.interface).map_err(Reason::unfit)?;
+        }
         Ok(Ready { config, stocks, changes })
     }
 
@@ -169,6 +172,7 @@ impl Driver {
         self.configure_alerts(&new, now, wall);
         self.take_config(new);
         self.publish_names();
+        self.take_lockdown();
         Ok(plan)
     }
 }

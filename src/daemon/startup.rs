@@ -89,6 +89,9 @@ pub enum StartError {
     /// Netlink is not there.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// A lock-down is wanted, and this host cannot do it.
+    #[error("{0}")]
+    Lockdown(String),
     /// The packet filter refuses.
     #[error(transparent)]
     Firewall(#[from] NftError),
@@ -242,7 +245,7 @@ async fn serve(
         .map_err(|error| StartError::System { what: "descriptors for a restart", why: error.to_string() })?;
     service.store(&handover);
     let OpenPorts { shards: ports, interface, bound } = ports;
-    let firewall = Firewall::find(&interface, identity.certificate.certificate(), bound, now);
+    let firewall = Firewall::find(&config, &interface, identity.certificate.certificate(), bound, now)?;
     let _kept = Kept::keep(&netlink, &ports, &owner).await;
     let watch = HostWatch::start(&interface)?;
     let signals = Signals::listen()?;

@@ -227,6 +227,7 @@ impl Driver {
     }
 
     fn own_problems(&self, view: &View, wall: UnixTime, problems: &mut Vec<Problem>) {
+        problems.extend(self.firewall.lockdown.problem(&self.config));
         let mut add = |gravity, kind: &str, message: String, advice: &str| {
             problems.push(Problem {
                 gravity,

@@ -115,6 +115,17 @@ pub fn create_new_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     }
 }
 
+/// Removes a file; one that is not there is no failure.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path).map_err(system("remove", path)) {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Reads a private file of at most `limit` bytes; the bytes are wiped when dropped.
 ///
 /// # Errors

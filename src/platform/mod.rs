@@ -9,7 +9,7 @@
 //! | waking a blocked thread | `wake.rs` |
 //! | addresses, routes, link state | `netlink.rs`, `host_state.rs`, `host_watch.rs` |
 //! | the packet filter | `nftables.rs`, `nft_watch.rs` |
-//! | what a host is like | `host_facts.rs` |
+//! | what a host is like, who listens on it | `host_facts.rs`, `listeners.rs` |
 //! | files that must survive a crash, and private ones | `file.rs` |
 //! | what stays open over a planned restart | `handover.rs` |
 //! | what a service manager is told, and keeps open | `notify.rs` |
@@ -31,6 +31,7 @@ pub mod host_state;
 pub mod host_watch;
 pub mod icmp;
 pub mod interfaces;
+pub mod listeners;
 pub mod name_service;
 pub mod netlink;
 pub mod nft_watch;

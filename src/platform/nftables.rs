@@ -6,13 +6,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
 
 use super::host_facts;
 
 /// How long a run may take: it is over in milliseconds, and a rule set of a hundred thousand rules in a second or two.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether a table is there that another process makes.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of what `nft` complains of that are told.
 const COMPLAINT_LIMIT: usize = 2_000;
 
@@ -83,6 +85,59 @@ impl Nft {
         Ok(text.lines().filter_map(|line| line.strip_prefix("table inet ")).map(str::to_owned).collect())
     }
 
+    /// Returns the packets that a table's rules have dropped.
+    ///
+    /// # Errors
+    /// As [`Nft::apply`].
+    pub async fn dropped(&self, name: &str) -> Result<u64, NftError> {
+        let text = self.run(&["list", "table", "inet", name], "").await?;
+        let counted = |line: &str| line.split_once("counter packets ")?.1.split(' ').next()?.parse::<u64>().ok();
+        Ok(text.lines().filter(|line| line.contains(" drop")).filter_map(counted).sum())
+    }
+
+    /// Returns all that the packet filter holds, as JSON.
+    ///
+    /// # Errors
+    /// As [`Nft::apply`].
+    pub async fn ruleset(&self) -> Result<String, NftError> {
+        self.run(&["-j", "list", "ruleset"], "").await
+    }
+
+    /// Makes a table that belongs to a process of its own (the flag `owner`): nobody else can change it, no flush takes it, and
+    /// the kernel removes it when that process ends. It reads from this one, so that it ends with this one however that ends.
+    ///
+    /// # Errors
+    /// As [`Nft::apply`]; also where `nft` was built without its interactive mode, or the table is there already.
+    pub async fn hold(&self, table: &str, line: &str) -> Result<Held, NftError> {
+        self.check(line).await?;
+        if self.table(table).await?.is_some() {
+            return Err(NftError::Refused(format!("table inet {table} is there already")));
+        }
+        let mut command = Command::new(&self.program);
+        // It would keep what it reads in a file of the user's.
+        command.arg("-i").env("HOME", "/nonexistent").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take();
+        if let Some(stdin) = &mut stdin {
+            timeout(PATIENCE, stdin.write_all(format!("{line}\n").as_bytes())).await.map_err(|_| NftError::Late)??;
+        }
+        child.stdin = stdin;
+        let made = async {
+            loop {
+                if self.table(table).await?.is_some() {
+                    return Ok(());
+                }
+                if let Some(status) = child.try_wait()? {
+                    return Err(NftError::Refused(format!("its interactive mode ended ({status})")));
+                }
+                sleep(LOOK).await;
+            }
+        };
+        timeout(PATIENCE, made).await.map_err(|_| NftError::Late)??;
+        Ok(Held { child })
+    }
+
     async fn run(&self, arguments: &[&str], input: &str) -> Result<String, NftError> {
         let mut command = Command::new(&self.program);
         // What went wrong is told by words.
@@ -100,5 +155,20 @@ impl Nft {
         let said = String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(COMPLAINT_LIMIT)]);
         let said = said.trim();
         Err(NftError::Refused(if said.is_empty() { output.status.to_string() } else { said.to_owned() }))
+    }
+}
+
+/// The process that owns a table.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+}
+
+impl Held {
+    /// Ends it, and so its table.
+    pub async fn release(mut self) {
+        // The end of what it reads; where that is not enough, it is killed when it is dropped.
+        drop(self.child.stdin.take());
+        let _ = timeout(PATIENCE, self.child.wait()).await;
     }
 }

@@ -59,7 +59,7 @@ fn entry(line: &str) -> Option<(SocketAddr, SocketAddr, bool)> {
 }
 
 /// Reads an address: words of four bytes in the host's order, as hexadecimal numbers, and the port.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let mut bytes = Vec::with_capacity(16);
     for at in (0..address.len()).step_by(8) {

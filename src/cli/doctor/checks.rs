@@ -1,5 +1,6 @@
 //! What the facts mean, and what to do about them.
 
+use super::super::lockdown::Other;
 use super::facts::{AddressTable, Daemon, Facts};
 use super::{Finding, Outcome};
 use crate::api::{Gravity, Status};
@@ -29,6 +30,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         }));
     }
     found.push(addresses(facts));
+    found.extend(facts.others.as_ref().map(other_tables));
     found
 }
 
@@ -207,6 +209,40 @@ fn forwarding(facts: &Facts, status: &Status) -> Finding {
     )
 }
 
+/// A packet comes in only where no table drops it, so no rule of ours can open what another closes.
+fn other_tables(others: &Result<Vec<Other>, String>) -> Finding {
+    let others = match others {
+        Ok(others) => others,
+        Err(why) => return finding(Outcome::Unknown, "other_tables", first_line(why), "run this as root"),
+    };
+    let told = |certain: bool| {
+        let told = others.iter().filter(|other| other.certain == certain);
+        let told = told.map(|Other { opening, table, chain, .. }| format!("table {table} (chain {chain}): {opening}"));
+        told.collect::<Vec<_>>().join("; ")
+    };
+    let (certain, perhaps) = (told(true), told(false));
+    if !certain.is_empty() {
+        let remedy = "allow it there, too, with whatever made that table (`ufw allow`, `firewall-cmd --add-port`)";
+        return finding(
+            Outcome::Trouble,
+            "other_tables",
+            format!("another firewall drops what is to come in: {certain}"),
+            remedy,
+        );
+    }
+    if !perhaps.is_empty() {
+        let message =
+            format!("another firewall may drop what is to come in, by rules that are not understood here: {perhaps}");
+        return finding(
+            Outcome::Unknown,
+            "other_tables",
+            message,
+            "look at its own status (`ufw status`, `firewall-cmd --list-all`)",
+        );
+    }
+    good("other_tables", "no other firewall of this host drops what is to come in")
+}
+
 /// Whether the mesh's addresses are its interface's alone; without `nft` the kernel's own check is the next best, for IPv4.
 fn addresses(facts: &Facts) -> Finding {
     let is_up = matches!(facts.daemon, Daemon::Up(_));
@@ -256,6 +292,7 @@ mod tests {
             clock_is_disciplined: Some(true),
             tun: Ok(()),
             addresses: AddressTable::There("meshd_mesh0".into()),
+            others: Some(Ok(Vec::new())),
             forwards: [Some(true), Some(true)],
             reverse_path: Some("2".into()),
             config: Ok(Config::parse(example, "/etc/meshd/meshd.toml".as_ref()).unwrap()),
@@ -291,7 +328,7 @@ mod tests {
             change(&mut facts);
             facts
         };
-        let cases: [(&str, Outcome, Change<'_>); 15] = [
+        let cases: [(&str, Outcome, Change<'_>); 18] = [
             ("configuration", Outcome::Trouble, &|facts| {
                 facts.config = Err("meshd.toml:1:1: node: it is missing".into())
             }),
@@ -301,6 +338,9 @@ mod tests {
             ("device", Outcome::Trouble, &|facts| facts.tun = Err("No such device".into())),
             ("addresses", Outcome::Notice, &|facts| facts.addresses = AddressTable::NoProgram),
             ("addresses", Outcome::Trouble, &|facts| facts.addresses = AddressTable::Missing("meshd_mesh0".into())),
+            ("other_tables", Outcome::Trouble, &|facts| facts.others = Some(Ok(vec![other(false), other(true)]))),
+            ("other_tables", Outcome::Unknown, &|facts| facts.others = Some(Ok(vec![other(false)]))),
+            ("other_tables", Outcome::Unknown, &|facts| facts.others = Some(Err("not permitted".into()))),
             ("addresses", Outcome::Unknown, &|facts| facts.addresses = AddressTable::Untold("not permitted".into())),
             ("space", Outcome::Trouble, &|facts| facts.free_bytes = Some(1 << 20)),
             ("daemon", Outcome::Trouble, &|facts| facts.daemon = Daemon::Down("no daemon answers".into())),
@@ -317,6 +357,11 @@ mod tests {
         for (check, expected, change) in cases {
             assert_eq!(outcome(&with(change), check), expected, "{check}");
         }
+    }
+
+    fn other(certain: bool) -> Other {
+        let [opening, table, chain] = ["tcp/22", "ip filter", "INPUT"].map(str::to_owned);
+        Other { opening, table, chain, certain }
     }
 
     fn file_trouble(is_permission: bool) -> FileTrouble {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::context::{Context, read_config};
+use super::super::lockdown::{Other, dropped_by_others};
 use crate::api::{ClientError, Status};
 use crate::config::{Config, Receiver, receiver::ReceiverKind};
 use crate::platform::file::{self, FileError};
@@ -33,6 +34,8 @@ pub(super) struct Facts {
     pub(super) files: Vec<FileTrouble>,
     /// Bytes free where the state lies.
     pub(super) free_bytes: Option<u64>,
+    /// What the packet filter's other tables drop of what is to come in; `None` without `nft`, or a configuration.
+    pub(super) others: Option<Result<Vec<Other>, String>>,
     /// What the daemon says.
     pub(super) daemon: Daemon,
 }
@@ -84,6 +87,7 @@ impl Facts {
             reverse_path: host_facts::parameter("net.ipv4.conf.all.rp_filter"),
             files: config.as_ref().map(look_at_files).unwrap_or_default(),
             free_bytes: config.as_ref().ok().and_then(|c| host_facts::free_bytes(&c.files.state_directory).ok()),
+            others: look_at_others(config.as_ref().ok()).await,
             daemon: ask(context).await,
             config,
         }
@@ -99,6 +103,11 @@ async fn look_at_addresses(config: Option<&Config>) -> AddressTable {
         Ok(None) => AddressTable::Missing(name),
         Err(error) => AddressTable::Untold(error.to_string()),
     }
+}
+
+async fn look_at_others(config: Option<&Config>) -> Option<Result<Vec<Other>, String>> {
+    let (Some(config), Some(nft)) = (config, Nft::find()) else { return None };
+    Some(dropped_by_others(config, &nft).await)
 }
 
 async fn ask(context: &Context) -> Daemon {
