@@ -32,6 +32,7 @@ mod service;
 mod state;
 mod stranger;
 mod supervised;
+mod tools;
 mod views;
 mod wireguard;
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             views::CASES,
             path_mtu::CASES,
             past::CASES,
+            tools::CASES,
             wireguard::CASES,
             policy::CASES,
             firewall::CASES,

@@ -1,8 +1,8 @@
 //! The daemon as packages start it: a user of its own with the unit's capabilities, and the units themselves.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,9 +89,19 @@ fn prepare(host: &Host) -> Result<()> {
     let directory = Mesh::directory_on(host);
     fs::create_dir_all(&directory).context(directory.display())?;
     chown(&directory, Some(DAEMON), Some(DAEMON)).context(directory.display())?;
+    // As tmpfiles makes it, for `wg show`.
+    let tools = tools(host);
+    fs::create_dir(&tools).context(tools.display())?;
+    chown(&tools, Some(0), Some(DAEMON)).context(tools.display())?;
+    fs::set_permissions(&tools, Permissions::from_mode(0o1770)).context(tools.display())?;
     let node = host.run_dir().join("tun");
     host.command("mknod").args(["--mode=0666"]).arg(&node).args(["c", "10", "200"]).check()?;
     host.command("mount").arg("--bind").arg(&node).arg("/dev/net/tun").check().map(drop)
+}
+
+/// Where the sockets for WireGuard's tools are.
+fn tools(host: &Host) -> PathBuf {
+    host.run_dir().join("wireguard")
 }
 
 /// Two hosts that are one mesh, both with daemons of their own user; the founder's files were made by root.
@@ -135,6 +145,9 @@ fn own_user(lab: &Lab) -> Result<()> {
     scene.check_every_pair(&scene.all())?;
     let nft = a.command_from(&package::NFTABLES.fetch()?, "nft")?;
     nft.args(["list", "table", "inet", &Purpose::Addresses.table("mesh0")]).check()?;
+    let socket = tools(a).join("mesh0.sock");
+    let socket = fs::symlink_metadata(&socket).context(socket.display())?;
+    assert_eq!((socket.uid(), socket.mode() & 0o777), (DAEMON, 0o600));
     // What root's meshctl and the daemon wrote in turns belongs to the daemon, whichever wrote last.
     let signed = scene.mesh.ctl(b).args(["request", "--node", "c"]).arg("--dir").arg(b.dir().join("c")).check()?;
     let authority = scene.mesh.authority();

@@ -38,6 +38,8 @@
 //! | `POST /v1/lockdown/confirm` | [`LockdownInfo`] | writers |
 //! | `POST /v1/lockdown/off` | [`LockdownInfo`] | writers |
 //!
+//! `wg show` reads the device and its peers at a socket of its own ([`uapi`]).
+//!
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!
 //! Beside it, [`PageServer`] serves read-only pages on a TCP address of this host or of the mesh, where the configuration
@@ -67,6 +69,7 @@ mod router;
 pub mod server;
 pub mod status;
 pub mod timestamp;
+pub mod uapi;
 mod web_pages;
 
 pub use alerts::{
@@ -99,6 +102,7 @@ pub use status::{
     NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
+pub use uapi::UAPI_DIRECTORY;
 pub use web_pages::{PageStatus, web_pages};
 
 /// The version of the types; a change that an old reader would misread raises it.

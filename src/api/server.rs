@@ -99,6 +99,11 @@ impl Server {
         Ok((listener, inode))
     }
 
+    /// Answers WireGuard's own tools instead, until `shutdown` is done.
+    pub async fn serve_uapi<B: Backend>(self, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
+        super::uapi::serve(&self.listener, backend, shutdown).await;
+    }
+
     /// Serves until `shutdown` is done; calls under way are then broken off.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
         let router = router(backend, self.policy);

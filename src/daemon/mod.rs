@@ -43,6 +43,7 @@ pub mod state_file;
 mod status;
 mod stock;
 mod switches;
+mod tools;
 mod underlay;
 mod witness;
 

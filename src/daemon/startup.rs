@@ -24,6 +24,7 @@ use super::service::Service;
 use super::signals::Signals;
 use super::state::StateFiles;
 use super::stock::read_declared;
+use super::tools::Tools;
 use super::underlay;
 use crate::api::{self, Server};
 use crate::config::{Config, HistorySettings, Latency, Level};
@@ -320,6 +321,7 @@ async fn serve(
     driver.name_targets();
     driver.publish_names();
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
+    let tools = Tools::serve(&driver.interface, Arc::clone(&backend));
     let serving = tokio::spawn(server.serve(backend, async {
         let _ = server_stopped.await;
     }));
@@ -334,6 +336,7 @@ async fn serve(
     }
     let _ = stop_server.send(());
     let _ = serving.await;
+    tools.stop().await;
     driver.shut_down(*ended.as_ref().unwrap_or(&Ended::Stop)).await;
     Ok((ended? == Ended::Restart).then_some(handover))
 }
