@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use meshd::api::{PolicyInfo, PolicyRule};
+use meshd::api::{PolicyInfo, PolicyRule, Status};
 use meshd::config::Allow;
 use nix::sys::signal::Signal;
 
@@ -30,6 +30,9 @@ fn follow(lab: &Lab) -> Result<()> {
     mesh.start(&[other, web, db])?;
     mesh.wait_until_all_up(&[other, web, db], LONG)?;
 
+    // The others have none, which each side says.
+    tells_difference(mesh, db, Some("policy differs from 2 of 2 peers: other, web; without any [[allow]]: other, web"))?;
+    tells_difference(mesh, web, Some("policy differs from 1 of 2 peers: db; this node has no [[allow]]"))?;
     let mut allowed = scene.flow(1, 2)?;
     allowed.exchange(&[7; 100_000])?;
     for (number, host) in [(1, web), (0, other)] {
@@ -71,8 +74,18 @@ fn follow(lab: &Lab) -> Result<()> {
     mesh.change_config(db, |config| config.allow = Vec::new())?;
     mesh.daemon(db)?.signal(Signal::SIGHUP);
     wait_for_policy(mesh, db, "no rule", |info| !info.restricted)?;
+    scene.all().into_iter().try_for_each(|host| tells_difference(mesh, host, None))?;
     allowed.exchange(b"open again")?;
     scene.flow(0, 2)?.exchange(b"to everybody")
+}
+
+/// Waits until a node says which peers have other rules, or that none has.
+fn tells_difference(mesh: &Mesh, host: &Host, message: Option<&str>) -> Result<()> {
+    let told = |status: &Status| {
+        let problem = status.problems.iter().find(|problem| problem.kind == "policy_differs");
+        problem.map(|problem| problem.message.as_str()) == message
+    };
+    mesh.wait_for(host, &format!("{message:?} of its peers' rules"), LONG, told).map(drop)
 }
 
 fn rule(from: &str, ports: &str) -> Allow {

@@ -267,7 +267,8 @@ fn numbers_at_their_extremes_are_refused_or_harmless() {
     assert!(verify_certificate(&replaced(&good, &issued, &huge)).is_err());
     let serial = [&[0x0f, 0x1b][..], &[0xff; 8]].concat();
     assert!(verify_certificate(&replaced(&good, &[0x0f, 0x07], &serial)).is_ok());
-    let largest = Record { sequence: u64::MAX, boot: u64::MAX, features: u32::MAX, ..record(1) };
+    let largest =
+        Record { sequence: u64::MAX, boot: u64::MAX, features: u32::MAX, policy: Some(u64::MAX), ..record(1) };
     assert!(SignedRecord::sign(&largest, &keys(1).signing).is_ok());
 }
 
@@ -297,6 +298,7 @@ fn only_the_subject_speaks_for_itself_and_within_limits() {
         boot: u64::MAX,
         certificate_serial: u64::MAX,
         features: u32::MAX,
+        policy: Some(u64::MAX),
         protocol_version: u16::MAX,
         ..record(1)
     };

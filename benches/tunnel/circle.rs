@@ -175,6 +175,7 @@ impl Member {
             protocol_version: PROTOCOL_VERSION,
             certificate_serial: serial,
             features: 0,
+            policy: None,
         };
         let record = SignedRecord::sign(&record, &keys.signing).context("sign a peer's record")?;
         let mut seed = [0; 32];

@@ -118,6 +118,7 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
         flows_woken: 0,
         record_age_seconds: Some(720),
         certificate_expires: time(NOW + 200 * 86_400),
+        policy: Some(PolicyAgreement::Same),
         drops: BTreeMap::new(),
     }
 }

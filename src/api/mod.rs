@@ -95,7 +95,7 @@ pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};
 pub use plan::{Plan, PlannedAction, PlannedChange, PlannedEntry, TouchedLink};
-pub use policy::{PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule, PolicyVerdict};
+pub use policy::{PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule, PolicyVerdict};
 pub use server::{BindError, Server};
 pub use status::{
     CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,

@@ -95,3 +95,15 @@ pub struct PolicyVerdict {
     /// Whether this node is the one that judges it; another may have other rules.
     pub here: bool,
 }
+
+/// How a peer's rules are to this node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyAgreement {
+    /// They let the same in.
+    Same,
+    /// They are others.
+    Differs,
+    /// It has none: every member reaches everything of it.
+    None,
+}

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{PolicyAgreement, Timestamp};
 
 /// The daemon's whole state in one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -456,6 +456,9 @@ pub struct PeerStatus {
     pub record_age_seconds: Option<u64>,
     /// When its certificate stops being valid.
     pub certificate_expires: Timestamp,
+    /// How its rules of what may come in are to this node's; absent where it does not say.
+    #[serde(default)]
+    pub policy: Option<PolicyAgreement>,
     /// Packets of this peer that were dropped, by reason; reasons without drops are absent.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,

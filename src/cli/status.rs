@@ -14,8 +14,8 @@ use super::past::{self, Past};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{
-    Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, Timestamp,
-    WireguardStatus,
+    Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, PolicyAgreement, Problem, Status,
+    Timestamp, WireguardStatus,
 };
 use crate::telemetry::LossEstimate;
 use crate::wire::overlay;
@@ -443,6 +443,11 @@ pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
         peer.record_age_seconds.map_or("none yet".to_owned(), |age| format!("{} old", quantity::age(age))),
     ));
     lines.push(("certificate", format!("until {}", peer.certificate_expires)));
+    match peer.policy {
+        Some(PolicyAgreement::Differs) => lines.push(("policy", "differs from this node's".to_owned())),
+        Some(PolicyAgreement::None) => lines.push(("policy", "none: every member reaches everything of it".to_owned())),
+        Some(PolicyAgreement::Same) | None => {}
+    }
     for (reason, count) in &peer.drops {
         lines.push(("dropped", format!("{count} {reason}")));
     }
@@ -823,6 +828,7 @@ mod tests {
                   "flows_woken": 0,
                   "record_age_seconds": 720,
                   "certificate_expires": "2027-06-10T14:02:00Z",
+                  "policy": "same",
                   "drops": {
                     "foreign_source": 3,
                     "replayed": 12

@@ -206,6 +206,8 @@ pub struct Engine {
     clone_seen: Option<Instant>,
     revoked: bool,
     tells_alerts: bool,
+    /// What this node's rules are condensed to, once they are known.
+    policy: Option<u64>,
     renewal_asked: Option<Instant>,
     renewed: BTreeMap<NodeId, Instant>,
     /// Operators' pings under way: whom they went to, and when.
@@ -259,6 +261,7 @@ impl Engine {
             clone_seen: None,
             revoked: false,
             tells_alerts: false,
+            policy: None,
             renewal_asked: None,
             renewed: BTreeMap::new(),
             pings: BTreeMap::new(),
@@ -378,6 +381,14 @@ impl Engine {
         }
     }
 
+    /// Says to the mesh what this node's rules of what may come in are condensed to ([`crate::policy::digest`]).
+    pub fn set_policy(&mut self, digest: u64, now: Instant, wall: UnixTime) {
+        if self.policy != Some(digest) {
+            self.policy = Some(digest);
+            self.publish(now, wall);
+        }
+    }
+
     /// Replaces the members that the configuration names. Known peers stay known.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<BootstrapPeer>, now: Instant) {
         self.settings.bootstrap = bootstrap;
@@ -404,6 +415,7 @@ impl Engine {
             features: [(self.own.authority.is_some(), FEATURE_RENEWS), (self.tells_alerts, FEATURE_TELLS_ALERTS)]
                 .iter()
                 .fold(0, |bits, (has, bit)| if *has { bits | bit } else { bits }),
+            policy: self.policy,
         };
         let Ok(signed) = SignedRecord::sign(&record, &self.own.keys.signing) else {
             // Only a clock beyond what a record can express leads here; the next refresh tries again.

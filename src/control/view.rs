@@ -77,6 +77,8 @@ pub struct PeerView {
     pub is_authority: bool,
     /// Whether it says that it tells somebody of alerts.
     pub tells_alerts: bool,
+    /// What it says its rules are condensed to, 0 where it has none; absent where it does not say.
+    pub policy: Option<u64>,
 }
 
 impl Engine {
@@ -125,6 +127,7 @@ impl Engine {
             record_issued: member.record.as_ref().map(|record| record.record().issued),
             is_authority: has(FEATURE_RENEWS),
             tells_alerts: has(FEATURE_TELLS_ALERTS),
+            policy: member.record.as_ref().and_then(|record| record.record().policy),
         })
     }
 }

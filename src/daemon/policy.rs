@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use super::driver::Driver;
 use crate::api::{
-    Answer, ApiError, ErrorKind, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule,
-    PolicyVerdict, SCHEMA, Timestamp,
+    Answer, ApiError, ErrorKind, Gravity, PeerStatus, PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule,
+    PolicyVerdict, Problem, SCHEMA, Timestamp,
 };
 use crate::config::{Config, Service};
+use crate::control::PeerView;
 use crate::control::routing::{Claim, RouteEntry, Routing};
 use crate::dataplane::Owner;
 use crate::identity::NodeId;
 use crate::platform::{clock, tcp_sockets};
-use crate::policy::{Connections, Flow, ICMP, ICMPV6, Ledger, Policy, Subject, TCP, UDP};
+use crate::policy::{Connections, Flow, ICMP, ICMPV6, Ledger, Policy, Subject, TCP, UDP, digest};
 use crate::time::Instant;
 use crate::wire::DropReason;
+
+/// Peers named in one sentence at most.
+const NAMED: usize = 10;
 
 /// What outlives one compiled policy.
 #[derive(Default)]
@@ -39,12 +43,40 @@ impl Driver {
     pub(super) fn take_config(&mut self, new: Config) {
         let changed = self.config.allow != new.allow;
         self.config = new;
+        self.engine.set_policy(self.policy_digest(), clock::now(), clock::wall());
         if !changed {
             return;
         }
         let ledger = self.links.policy().map(|policy| policy.ledger().renewed(self.config.allow.len()));
         self.links.rules.ledger = ledger.filter(|_| !self.config.allow.is_empty()).map(Arc::new);
         self.publish();
+    }
+
+    fn policy_digest(&self) -> u64 {
+        digest(&self.config.mesh.id, &self.config.allow)
+    }
+
+    /// How a peer's rules are to this node's; nothing where it does not say.
+    pub(super) fn agreement(&self, peer: &PeerView) -> Option<PolicyAgreement> {
+        let theirs = peer.policy?;
+        Some(match theirs {
+            _ if theirs == self.policy_digest() => PolicyAgreement::Same,
+            0 => PolicyAgreement::None,
+            _ => PolicyAgreement::Differs,
+        })
+    }
+
+    /// Says which peers have other rules: the same entries may stand on every node, and one that was forgotten is open.
+    pub(super) fn policy_problem(&self, peers: &[PeerStatus]) -> Option<Problem> {
+        let message = difference(self.config.allow.is_empty(), peers)?;
+        Some(Problem {
+            gravity: Gravity::Notice,
+            kind: "policy_differs".into(),
+            peer: None,
+            message,
+            advice: "where it is not meant so: give every node the same [[allow]] entries, then meshctl reload".into(),
+            since: None,
+        })
     }
 
     fn compile(&mut self, routing: &Routing) -> Option<Arc<Policy>> {
@@ -190,6 +222,37 @@ impl Driver {
     }
 }
 
+/// Which peers have other rules, as a sentence.
+fn difference(own_is_none: bool, peers: &[PeerStatus]) -> Option<String> {
+    let names = |wanted: &[PolicyAgreement]| -> Vec<&str> {
+        let chosen = peers.iter().filter(|peer| peer.policy.is_some_and(|policy| wanted.contains(&policy)));
+        let mut names: Vec<&str> = chosen.map(|peer| peer.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    let others = names(&[PolicyAgreement::Differs, PolicyAgreement::None]);
+    if others.is_empty() {
+        return None;
+    }
+    let said = peers.iter().filter(|peer| peer.policy.is_some()).count();
+    let open = names(&[PolicyAgreement::None]);
+    let without = match (own_is_none, open.is_empty()) {
+        (true, _) => "; this node has no [[allow]]".to_owned(),
+        (false, true) => String::new(),
+        (false, false) => format!("; without any [[allow]]: {}", listed(&open)),
+    };
+    Some(format!("policy differs from {} of {said} peers: {}{without}", others.len(), listed(&others)))
+}
+
+/// Names, as many as a line holds.
+fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// Begins to keep connections, with those that this host has open: their other ends may be the next to speak.
 fn begin(rules: usize, now: Instant) -> Arc<Ledger> {
     let ledger = Ledger::new(rules, now);
@@ -223,4 +286,31 @@ fn service(flow: &Flow) -> String {
 
 fn texts(list: &[impl ToString]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fake::healthy_status;
+
+    #[test]
+    fn who_has_other_rules_is_named_and_who_has_none_apart() {
+        let peer = |name: &str, policy| PeerStatus {
+            name: name.into(),
+            policy,
+            ..healthy_status().peers.swap_remove(0)
+        };
+        let same = peer("a", Some(PolicyAgreement::Same));
+        let older = peer("b", None);
+        assert_eq!(difference(false, &[same.clone(), older.clone()]), None);
+        let (other, open) = (peer("d", Some(PolicyAgreement::Differs)), peer("c", Some(PolicyAgreement::None)));
+        let all = [same, older, other.clone(), open];
+        let told = difference(false, &all).unwrap();
+        assert_eq!(told, "policy differs from 2 of 3 peers: c, d; without any [[allow]]: c");
+        let told = difference(true, &[other]).unwrap();
+        assert_eq!(told, "policy differs from 1 of 1 peers: d; this node has no [[allow]]");
+        let many: Vec<PeerStatus> =
+            (10..25).map(|number| peer(&format!("n{number}"), Some(PolicyAgreement::Differs))).collect();
+        assert!(difference(false, &many).unwrap().ends_with("n18, n19 and 5 more"));
+    }
 }

@@ -43,6 +43,7 @@ use crate::platform::scheduling::ask_for_promptness;
 use crate::platform::steering::Steering;
 use crate::platform::tun::TunError;
 use crate::platform::{clock, random};
+use crate::policy::digest;
 use crate::time::UnixTime;
 use crate::tunnel;
 
@@ -279,6 +280,7 @@ async fn serve(
     };
     let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     engine.set_critical_tags(config.probe.critical_tags.clone(), now);
+    engine.set_policy(digest(&config.mesh.id, &config.allow), now, wall);
     let server = Server::bind(&config.files.socket, readers)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;

@@ -47,6 +47,9 @@ pub struct Record {
     /// Abilities, one per bit; unknown bits are kept and ignored.
     #[n(9)]
     pub features: u32,
+    /// What the node's rules of what may come in are condensed to, 0 where it has none; absent where it does not say.
+    #[n(10)]
+    pub policy: Option<u64>,
 }
 
 /// A record whose signature and limits were checked.

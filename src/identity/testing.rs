@@ -62,6 +62,7 @@ pub(crate) fn record(number: u8, endpoints: u16) -> SignedRecord {
         protocol_version: 1,
         certificate_serial: 7,
         features: 0,
+        policy: None,
     };
     SignedRecord::sign(&record, &keys(number).signing).unwrap()
 }

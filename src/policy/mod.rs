@@ -9,6 +9,7 @@
 
 mod addresses;
 mod connections;
+mod digest;
 mod flow;
 mod ledger;
 mod other_tables;
@@ -19,6 +20,7 @@ mod table;
 
 pub use addresses::Addresses;
 pub use connections::{Connections, Departure};
+pub use digest::digest;
 pub use flow::{Flags, Flow, ICMP, ICMPV6, TCP, UDP};
 pub use ledger::{Denial, Ledger};
 pub use other_tables::{Arrival, Dropper, droppers};
