@@ -13,6 +13,7 @@ use meshd::api::{
     PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA,
     Site, SiteMatrix, SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
 };
+use meshd::api::{PolicyTraceRequest, TraceLine};
 use meshd::time::UnixTime;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -390,6 +391,10 @@ impl Backend for Sheet {
     }
 
     async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
+        not_asked()
+    }
+
+    async fn policy_trace(&self, _: PolicyTraceRequest) -> Answer<mpsc::Receiver<TraceLine>> {
         not_asked()
     }
 

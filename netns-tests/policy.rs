@@ -31,7 +31,11 @@ fn follow(lab: &Lab) -> Result<()> {
     mesh.wait_until_all_up(&[other, web, db], LONG)?;
 
     // The others have none, which each side says.
-    tells_difference(mesh, db, Some("policy differs from 2 of 2 peers: other, web; without any [[allow]]: other, web"))?;
+    tells_difference(
+        mesh,
+        db,
+        Some("policy differs from 2 of 2 peers: other, web; without any [[allow]]: other, web"),
+    )?;
     tells_difference(mesh, web, Some("policy differs from 1 of 2 peers: db; this node has no [[allow]]"))?;
     let mut allowed = scene.flow(1, 2)?;
     allowed.exchange(&[7; 100_000])?;
@@ -43,6 +47,7 @@ fn follow(lab: &Lab) -> Result<()> {
         assert_eq!(verdict.status.success(), number == 1, "{verdict:?}");
     }
     refuses_connection(mesh, other, db)?;
+    traces(mesh, web, other, db)?;
 
     // Answers to what db began, by TCP, UDP and with errors of ICMP; nobody else is restricted.
     let mut begun = scene.flow(2, 0)?;
@@ -77,6 +82,41 @@ fn follow(lab: &Lab) -> Result<()> {
     scene.all().into_iter().try_for_each(|host| tells_difference(mesh, host, None))?;
     allowed.exchange(b"open again")?;
     scene.flow(0, 2)?.exchange(b"to everybody")
+}
+
+/// Watches packets at one node while somebody who may and somebody who may not connect to it.
+fn traces(mesh: &Mesh, may: &Host, may_not: &Host, to: &Host) -> Result<()> {
+    let target = SocketAddr::new(mesh.overlay(to).0.into(), 0);
+    let far = to.enter(|| std::net::TcpListener::bind(target)).context("listen")?;
+    let address = far.local_addr().context("where the far end is")?;
+    let watch = |from: &Host, count: &str| -> Result<_> {
+        let service = format!("tcp/{}", address.port());
+        let words = ["policy", "check", from.name(), to.name(), &service, "--trace", "--for", "10m", "--count", count];
+        let watching = mesh.ctl(to).args(words).spawn()?;
+        watching.wait_for_output("watching", LONG)?;
+        Ok(watching)
+    };
+    // The opening segment, the answer to it and what acknowledges that.
+    let watching = watch(may, "3")?;
+    let second = mesh.ctl(to).args(["policy", "check", may.name(), to.name(), "tcp/1", "--trace"]).output()?;
+    assert!(!second.status.success() && second.stderr.contains("somebody else watches"), "{second:?}");
+    let near = may.enter(|| std::net::TcpStream::connect(address)).context("connect")?;
+    watching.wait_for_output("3 packets passed, 0 refused", LONG)?;
+    let told = watching.stdout();
+    for part in [" B new: allowed by [[allow]] 1", " B leaves: sent", " B established: allowed by [[allow]] 1"] {
+        assert_eq!(told.matches(part).count(), 1, "{told}");
+    }
+    drop((near, far.accept().context("accept")?));
+    let watching = watch(may_not, "1")?;
+    refuses_connection_at(mesh, may_not, to, &far)?;
+    watching.wait_for_output("new: refused: no rule allows it", LONG)?;
+    // It has ended by itself: another one can watch, and goes without being told to.
+    watching.wait_for_output("0 packets passed, 1 refused", LONG)?;
+    drop(watch(may, "1")?);
+    wait("the watcher that went is forgotten", LONG, || match watch(may, "1") {
+        Ok(_) => Ok(Look::Found(())),
+        Err(error) => Ok(Look::NotYet(error.to_string())),
+    })
 }
 
 /// Waits until a node says which peers have other rules, or that none has.
@@ -127,8 +167,14 @@ fn refuses_datagram(mesh: &Mesh, from: &Host, source: IpAddr, to: &Host) -> Resu
 
 /// Begins to connect and waits until the other node says that it refused it.
 fn refuses_connection(mesh: &Mesh, from: &Host, to: &Host) -> Result<()> {
-    let (source, target) = (mesh.overlay(from).0.into(), mesh.overlay(to).0.into());
+    let target = mesh.overlay(to).0.into();
     let far = to.enter(|| std::net::TcpListener::bind(SocketAddr::new(target, 0))).context("listen")?;
+    refuses_connection_at(mesh, from, to, &far)
+}
+
+/// The same at something that listens.
+fn refuses_connection_at(mesh: &Mesh, from: &Host, to: &Host, far: &std::net::TcpListener) -> Result<()> {
+    let source: IpAddr = mesh.overlay(from).0.into();
     let address = far.local_addr().context("where the far end is")?;
     let near = from.enter(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

@@ -144,6 +144,10 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn policy_trace(&self, _: PolicyTraceRequest) -> Answer<mpsc::Receiver<TraceLine>> {
+        refuse()
+    }
+
     async fn forwards(&self) -> Answer<ForwardList> {
         refuse()
     }

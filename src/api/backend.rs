@@ -11,6 +11,7 @@ use super::{
     PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
     SwitchRequest, Switched, Version,
 };
+use super::{PolicyTraceRequest, TraceLine};
 
 /// A call's outcome.
 pub type Answer<T> = Result<T, ApiError>;
@@ -44,6 +45,11 @@ pub trait Backend: Send + Sync + 'static {
     fn confirm_lockdown(&self) -> impl Future<Output = Answer<LockdownInfo>> + Send;
     /// Opens everything again.
     fn lift_lockdown(&self) -> impl Future<Output = Answer<LockdownInfo>> + Send;
+    /// Begins to say what becomes of some packets. The channel ends after the summary; dropping the receiver ends it too.
+    fn policy_trace(
+        &self,
+        request: PolicyTraceRequest,
+    ) -> impl Future<Output = Answer<mpsc::Receiver<TraceLine>>> + Send;
     /// The forwards and their connections.
     fn forwards(&self) -> impl Future<Output = Answer<ForwardList>> + Send;
     /// Switches a forward.

@@ -20,6 +20,7 @@ use super::{
     PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix,
     Status, SwitchRequest, Switched, Version,
 };
+use super::{PolicyTraceRequest, TraceLine};
 
 /// How long an answer may take: the daemon gives up on its own after 30 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
@@ -230,10 +231,34 @@ impl Client {
     }
 
     /// Pings a peer and hands over each line when it comes.
-    pub async fn ping(&self, request: &PingRequest, mut line: impl FnMut(PingLine)) -> Result<(), ClientError> {
-        let response = self.call(Method::POST, "/v1/ping", self.encode(request)?).await?;
-        let mut response = self.admitted(response).await?;
+    pub async fn ping(&self, request: &PingRequest, line: impl FnMut(PingLine)) -> Result<(), ClientError> {
         let silence = Duration::from_secs_f64(request.interval_seconds.clamp(0.0, 60.0)) + ANSWER_TIMEOUT;
+        self.lines("/v1/ping", request, silence, line).await
+    }
+
+    /// Watches packets and gives each line to `line` when it arrives.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn policy_trace(
+        &self,
+        request: &PolicyTraceRequest,
+        line: impl FnMut(TraceLine),
+    ) -> Result<(), ClientError> {
+        let silence = Duration::from_secs(request.seconds.into()) + ANSWER_TIMEOUT;
+        self.lines("/v1/policy/trace", request, silence, line).await
+    }
+
+    /// Posts a request that is answered line by line, with at most `silence` between two.
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        silence: Duration,
+        mut line: impl FnMut(T),
+    ) -> Result<(), ClientError> {
+        let response = self.call(Method::POST, path, self.encode(request)?).await?;
+        let mut response = self.admitted(response).await?;
         let mut pending: Vec<u8> = Vec::new();
         let body = response.body_mut();
         loop {

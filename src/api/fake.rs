@@ -702,6 +702,16 @@ impl Backend for Fake {
         Ok(lockdown(LockdownPhase::Off))
     }
 
+    async fn policy_trace(&self, _: PolicyTraceRequest) -> Answer<mpsc::Receiver<TraceLine>> {
+        let lines = trace_lines();
+        let (send, receive) = mpsc::channel(lines.len());
+        for line in lines {
+            send.try_send(line)
+                .map_err(|_| ApiError::new(ErrorKind::Internal, "the channel has room for all lines"))?;
+        }
+        Ok(receive)
+    }
+
     async fn forwards(&self) -> Answer<ForwardList> {
         Ok(forwards())
     }
@@ -904,4 +914,33 @@ pub(crate) fn plan() -> Plan {
         touched: vec![TouchedLink { peer: "phone".into(), action: PlannedAction::Remove }],
         untouched: 13,
     }
+}
+
+/// A query that was let in, its answer, and a stranger.
+pub(crate) fn trace_lines() -> Vec<TraceLine> {
+    let packet = |forward: bool, stage, rule, reason: Option<&str>| {
+        let ends = [("10.77.0.9", 40_000), ("10.77.0.1", 3_306)];
+        let [from, to] = if forward { ends } else { [ends[1], ends[0]] };
+        TraceLine::Packet {
+            at: time(NOW),
+            source: from.0.parse().unwrap(),
+            source_port: from.1,
+            destination: to.0.parse().unwrap(),
+            destination_port: to.1,
+            protocol: 6,
+            length_bytes: 60,
+            stage,
+            allowed: reason.is_none(),
+            rule,
+            reason: reason.map(str::to_owned),
+        }
+    };
+    vec![
+        TraceLine::Start { schema: SCHEMA },
+        packet(true, PacketStage::New, Some(1), None),
+        packet(false, PacketStage::Departing, None, None),
+        packet(true, PacketStage::Established, Some(1), None),
+        packet(true, PacketStage::New, None, Some("no rule allows it")),
+        TraceLine::Summary { allowed: 3, refused: 1, missed: 0 },
+    ]
 }

@@ -16,6 +16,7 @@
 //! | `GET /v1/policy` | [`PolicyInfo`] | readers |
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/lockdown` | [`LockdownInfo`] | readers |
+//! | `POST /v1/policy/trace` | [`PolicyTraceRequest`] → lines of [`TraceLine`] | writers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
 //! | `GET /v1/names` | [`NameList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
@@ -95,7 +96,10 @@ pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};
 pub use plan::{Plan, PlannedAction, PlannedChange, PlannedEntry, TouchedLink};
-pub use policy::{PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule, PolicyVerdict};
+pub use policy::{
+    PacketStage, PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule,
+    PolicyTraceRequest, PolicyVerdict, TraceLine,
+};
 pub use server::{BindError, Server};
 pub use status::{
     CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,

@@ -107,3 +107,85 @@ pub enum PolicyAgreement {
     /// It has none: every member reaches everything of it.
     None,
 }
+
+/// Asks what becomes of the packets of something, while it happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyTraceRequest {
+    /// From whom, to whom, by what.
+    #[serde(flatten)]
+    pub of: PolicyCheckRequest,
+    /// For how long at most, 1 to [`PolicyTraceRequest::SECONDS_LIMIT`].
+    pub seconds: u32,
+    /// How many packets at most, 1 to [`PolicyTraceRequest::COUNT_LIMIT`].
+    pub count: u32,
+}
+
+impl PolicyTraceRequest {
+    /// Seconds at most: long enough to go to another screen and try it.
+    pub const SECONDS_LIMIT: u32 = 600;
+    /// Packets at most: more is a capture, and there are better programs for one.
+    pub const COUNT_LIMIT: u32 = 10_000;
+}
+
+/// One line of a trace's answer: JSON, ended by a newline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TraceLine {
+    /// The first line: from now on, packets are seen.
+    Start {
+        /// The version of these types.
+        schema: u32,
+    },
+    /// A packet.
+    Packet {
+        /// When it was judged.
+        at: Timestamp,
+        /// Who sent it.
+        source: IpAddr,
+        /// Its port; of a question of ICMP the identifier, 0 where there is none.
+        source_port: u16,
+        /// Who it is for.
+        destination: IpAddr,
+        /// Its port; of an answer of ICMP the identifier, 0 where there is none.
+        destination_port: u16,
+        /// The IP protocol's number.
+        protocol: u8,
+        /// Its length in bytes.
+        length_bytes: u64,
+        /// What it is to its conversation.
+        stage: PacketStage,
+        /// Whether it passed.
+        allowed: bool,
+        /// The rule that let it in, from 1; absent where it needed none.
+        rule: Option<u64>,
+        /// Why it was refused; absent where it passed.
+        reason: Option<String>,
+    },
+    /// The last line.
+    Summary {
+        /// Packets that passed.
+        allowed: u64,
+        /// Packets that were refused.
+        refused: u64,
+        /// Packets for which there was no room.
+        missed: u64,
+    },
+}
+
+/// What a packet is to its conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PacketStage {
+    /// It begins one.
+    New,
+    /// It goes on with one.
+    Established,
+    /// It answers what this side began.
+    Reply,
+    /// It leaves this side.
+    Departing,
+    /// A later fragment, without ports, or something without whole headers.
+    Fragment,
+    /// An error about a packet of this side; its ends are that packet's.
+    Error,
+}

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::access::{Caller, Policy, Right};
 use super::backend::{Answer, Backend};
-use super::{ApiError, ErrorKind, EventsRequest, HistoryRequest, PingLine, PingRequest};
+use super::{ApiError, ErrorKind, EventsRequest, HistoryRequest, PingRequest, PolicyTraceRequest};
 
 /// Bytes of a request's body at most: the largest, a delegated invite, stays below 4 KiB.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -131,6 +131,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         )
         .route("/v1/lockdown/confirm", post(async |State(b): State<Arc<B>>| json(b.confirm_lockdown().await)))
         .route("/v1/lockdown/off", post(async |State(b): State<Arc<B>>| json(b.lift_lockdown().await)))
+        .route("/v1/policy/trace", post(trace::<B>))
         .route("/v1/renew", post(async |State(b): State<Arc<B>>| json(b.renew().await)))
         .route("/v1/reload", post(async |State(b): State<Arc<B>>| json(b.reload().await)))
         .route("/v1/restart", post(async |State(b): State<Arc<B>>| json(b.restart().await)))
@@ -182,6 +183,39 @@ async fn ping<B: Backend>(
         }
         Err(error) => error.into_response(),
     }
+}
+
+async fn trace<B: Backend>(
+    State(backend): State<Arc<B>>,
+    deadline: Option<Extension<Deadline>>,
+    body: Bytes,
+) -> Response {
+    let request: PolicyTraceRequest = match decode(&body).and_then(bounded_trace) {
+        Ok(request) => request,
+        Err(error) => return error.into_response(),
+    };
+    let length = Duration::from_secs(request.seconds.into());
+    match backend.policy_trace(request).await {
+        Ok(lines) => {
+            if let Some(Extension(deadline)) = deadline {
+                deadline.extend(length + ANSWER_TIMEOUT);
+            }
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(lines))).into_response()
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+fn bounded_trace(request: PolicyTraceRequest) -> Answer<PolicyTraceRequest> {
+    let (seconds, count) = (PolicyTraceRequest::SECONDS_LIMIT, PolicyTraceRequest::COUNT_LIMIT);
+    if (1..=seconds).contains(&request.seconds) && (1..=count).contains(&request.count) {
+        return Ok(request);
+    }
+    let message = format!(
+        "{} packets within {} s are outside 1 to {count} packets within 1 to {seconds} s",
+        request.count, request.seconds
+    );
+    Err(ApiError::new(ErrorKind::BadRequest, message))
 }
 
 fn bounded(request: PingRequest) -> Answer<PingRequest> {
@@ -238,9 +272,9 @@ impl IntoResponse for ApiError {
 }
 
 /// A body of JSON lines, one frame each, so that each is seen when it happens.
-struct Lines(mpsc::Receiver<PingLine>);
+struct Lines<T>(mpsc::Receiver<T>);
 
-impl hyper::body::Body for Lines {
+impl<T: serde::Serialize> hyper::body::Body for Lines<T> {
     type Data = Bytes;
     type Error = Infallible;
 

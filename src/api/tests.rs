@@ -222,9 +222,18 @@ async fn rights_decide_over_every_call() {
         "invites",
     ]
     .map(|call| ("GET", call));
-    let writes =
-        ["invites", "invites/revoke", "revoke", "renew", "reload", "restart", "alerts/test", "forwards/switch"]
-            .map(|call| ("POST", call));
+    let writes = [
+        "invites",
+        "invites/revoke",
+        "revoke",
+        "renew",
+        "reload",
+        "restart",
+        "alerts/test",
+        "forwards/switch",
+        "policy/trace",
+    ]
+    .map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {
         let path = format!("/v1/{call}");
         assert_eq!(call_as(stranger, policy, method, &path).await, 403, "{method} {path}");

@@ -184,6 +184,7 @@ mod tests {
             ("lockdown trial --for 5s", Exit::Good),
             ("lockdown confirm", Exit::Failed),
             ("lockdown off", Exit::Good),
+            ("policy check web1 db1 tcp/3306 --trace", Exit::Good),
             ("forward", Exit::Good),
             ("forward orders", Exit::Good),
             ("forward nobody", Exit::NotFound),

@@ -1,5 +1,8 @@
 //! `meshctl policy`.
 
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
 use super::context::Context;
@@ -7,7 +10,10 @@ use super::exit::{Exit, Failure};
 use super::output::{HEADING, STRONG};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{PolicyCheckRequest, PolicyChecked, PolicyInfo, PolicyVerdict};
+use crate::api::{
+    PacketStage, PolicyCheckRequest, PolicyChecked, PolicyInfo, PolicyTraceRequest, PolicyVerdict, TraceLine,
+};
+use crate::config::duration;
 
 /// `meshctl policy`.
 #[derive(Debug, Args)]
@@ -33,7 +39,10 @@ pub enum PolicyCommand {
     Denied,
     /// Says what the rules of this node make of something, and which of them; ends with 1 where it is refused.
     #[command(
-        after_help = "Examples:\n  meshctl policy check web1 db1 tcp/3306\n  meshctl policy check 10.77.0.9 db1 icmp"
+        after_help = "Examples:\n  meshctl policy check web1 db1 tcp/3306\n  meshctl policy check 10.77.0.9 db1 icmp\n  \
+                  meshctl policy check web1 db1 tcp/3306 --trace --for 1m      on db1, while web1 tries\n\n\
+                  A trace shows packets where this node judges them: what comes in to it from the mesh, with the rule, and what it\n\
+                  sends; at most so long and so many, for one watcher at a time. Otherwise nothing is recorded."
     )]
     Check {
         /// Who would send: a node's name or an address.
@@ -42,20 +51,34 @@ pub enum PolicyCommand {
         to: String,
         /// tcp/PORT, udp/PORT or icmp.
         service: String,
+        /// Then shows what becomes of such packets, in both directions, while they come.
+        #[arg(long)]
+        trace: bool,
+        /// With --trace, how long to watch, 1s to 10m.
+        #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration::parse, requires = "trace")]
+        length: Duration,
+        /// With --trace, how many packets to show at most, up to 10,000.
+        #[arg(long, value_name = "PACKETS", default_value_t = 100, requires = "trace")]
+        count: u32,
     },
 }
 
 /// Shows rules, refusals or a verdict.
 pub async fn run(context: &Context, args: &PolicyArgs) -> Result<(), Failure> {
     let client = context.client()?;
-    if let Some(PolicyCommand::Check { from, to, service }) = &args.command {
+    if let Some(PolicyCommand::Check { from, to, service, trace, length, count }) = &args.command {
         let request = PolicyCheckRequest { from: from.clone(), to: to.clone(), service: service.clone() };
         let checked = client.policy_check(&request).await?;
-        let shown = match context.output.json {
-            true => context.output.json(&checked),
-            false => context.output.data(&verdicts(&request, &checked)),
+        let shown = match (context.output.json, *trace) {
+            (true, false) => context.output.json(&checked),
+            (true, true) => context.output.json_line(&checked),
+            (false, _) => context.output.data(&verdicts(&request, &checked)),
         };
         shown?;
+        if *trace {
+            let seconds = u32::try_from(length.as_secs()).unwrap_or(u32::MAX);
+            return watch(context, &PolicyTraceRequest { of: request, seconds, count: *count }).await;
+        }
         let refused = checked.verdicts.iter().any(|verdict| !verdict.allowed);
         // The verdict is the answer.
         return if refused { Err(Failure::new(Exit::Failed, "")) } else { Ok(()) };
@@ -68,6 +91,81 @@ pub async fn run(context: &Context, args: &PolicyArgs) -> Result<(), Failure> {
         Some(PolicyCommand::Denied) => context.output.data(&denied(&info)),
         _ => context.output.data(&rules(&info)),
     }
+}
+
+/// Shows packets while they come.
+async fn watch(context: &Context, request: &PolicyTraceRequest) -> Result<(), Failure> {
+    let mut shown = Ok(());
+    let client = context.client()?;
+    let watching = client.policy_trace(request, |line| {
+        let told = match context.output.json {
+            true => context.output.json_line(&line),
+            false => context.output.data(&traced(&line)),
+        };
+        if shown.is_ok() {
+            shown = told;
+        }
+    });
+    watching.await?;
+    shown
+}
+
+/// A line of a trace.
+fn traced(line: &TraceLine) -> String {
+    let packet = match line {
+        TraceLine::Start { .. } => return "watching\n".to_owned(),
+        TraceLine::Summary { allowed, refused, missed } => {
+            let missed = if *missed > 0 { format!(", {missed} more were too many to show") } else { String::new() };
+            return format!("{} passed, {refused} refused{missed}\n", quantity::count(*allowed, "packet"));
+        }
+        packet => packet,
+    };
+    let TraceLine::Packet {
+        at,
+        source,
+        source_port,
+        destination,
+        destination_port,
+        protocol,
+        length_bytes,
+        stage,
+        rule,
+        reason,
+        ..
+    } = packet
+    else {
+        return String::new();
+    };
+    let end = |address: &IpAddr, port: &u16| match protocol {
+        6 | 17 => SocketAddr::new(*address, *port).to_string(),
+        _ => address.to_string(),
+    };
+    let protocol = match protocol {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        1 | 58 => "icmp".to_owned(),
+        other => format!("protocol {other}"),
+    };
+    let stage_name = match stage {
+        PacketStage::New => "new",
+        PacketStage::Established => "established",
+        PacketStage::Reply => "reply",
+        PacketStage::Departing => "leaves",
+        PacketStage::Fragment => "fragment",
+        PacketStage::Error => "error about it",
+    };
+    let fate = match (reason, rule, stage) {
+        (Some(reason), _, _) => format!("refused: {reason}"),
+        (None, Some(rule), _) => format!("allowed by [[allow]] {rule}"),
+        (None, None, PacketStage::Departing) => "sent".to_owned(),
+        (None, None, PacketStage::Reply) => "allowed: this side began it".to_owned(),
+        (None, None, _) => "allowed".to_owned(),
+    };
+    format!(
+        "{at} {protocol} {} > {} {length_bytes} B {stage_name}: {fate}\n",
+        end(source, source_port),
+        end(destination, destination_port)
+    )
 }
 
 fn verdicts(request: &PolicyCheckRequest, checked: &PolicyChecked) -> String {
@@ -168,6 +266,19 @@ mod tests {
         let open = PolicyInfo { restricted: false, rules: vec![], denied: vec![], ..info };
         assert!(rules(&open).contains("nothing is restricted"));
         assert_eq!(denied(&open), "nothing was refused\n");
+    }
+
+    #[test]
+    fn a_trace_tells_each_packets_fate() {
+        let told: String = fake::trace_lines().iter().map(traced).collect();
+        insta::assert_snapshot!(told, @r"
+        watching
+        2026-11-22T14:02:00Z tcp 10.77.0.9:40000 > 10.77.0.1:3306 60 B new: allowed by [[allow]] 1
+        2026-11-22T14:02:00Z tcp 10.77.0.1:3306 > 10.77.0.9:40000 60 B leaves: sent
+        2026-11-22T14:02:00Z tcp 10.77.0.9:40000 > 10.77.0.1:3306 60 B established: allowed by [[allow]] 1
+        2026-11-22T14:02:00Z tcp 10.77.0.9:40000 > 10.77.0.1:3306 60 B new: refused: no rule allows it
+        3 packets passed, 1 refused
+        ");
     }
 
     #[test]

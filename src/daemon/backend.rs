@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Command, Driver};
-use super::{alerts, commands, forwards, history, lockdown, matrix, restart};
+use super::{alerts, commands, forwards, history, lockdown, matrix, restart, trace};
 use crate::api::{
     AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
     Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
@@ -11,6 +11,7 @@ use crate::api::{
     PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
     SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
+use crate::api::{PolicyTraceRequest, TraceLine};
 
 use crate::telemetry::metrics::{Format, render};
 
@@ -99,6 +100,10 @@ impl Backend for LocalBackend {
 
     async fn lift_lockdown(&self) -> Answer<LockdownInfo> {
         lockdown::lift(&self.commands).await
+    }
+
+    async fn policy_trace(&self, request: PolicyTraceRequest) -> Answer<mpsc::Receiver<TraceLine>> {
+        trace::start(&self.commands, request).await
     }
 
     async fn forwards(&self) -> Answer<ForwardList> {

@@ -44,6 +44,7 @@ mod status;
 mod stock;
 mod switches;
 mod tools;
+mod trace;
 mod underlay;
 mod witness;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::driver::Driver;
 use crate::api::{
-    Answer, ApiError, ErrorKind, Gravity, PeerStatus, PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial, PolicyInfo, PolicyRule,
-    PolicyVerdict, Problem, SCHEMA, Timestamp,
+    Answer, ApiError, ErrorKind, Gravity, PeerStatus, PolicyAgreement, PolicyCheckRequest, PolicyChecked, PolicyDenial,
+    PolicyInfo, PolicyRule, PolicyVerdict, Problem, SCHEMA, Timestamp,
 };
 use crate::config::{Config, Service};
 use crate::control::PeerView;
@@ -161,38 +161,50 @@ impl Driver {
 
     /// Says what the rules in force make of something.
     pub(super) fn policy_check(&self, request: &PolicyCheckRequest) -> Answer<PolicyChecked> {
+        let (pairs, service) = self.pairs_of(request)?;
+        let (v4, v6, port) = match service {
+            Service::Tcp(port, _) => (TCP, TCP, port),
+            Service::Udp(port, _) => (UDP, UDP, port),
+            _ => (ICMP, ICMPV6, 0),
+        };
+        let policy = self.links.policy();
+        let verdicts = pairs.into_iter().map(|(source, destination)| {
+            let protocol = if source.is_ipv4() { v4 } else { v6 };
+            let flow = Flow { source, destination, protocol, source_port: 0, destination_port: port };
+            let rule = policy.as_ref().and_then(|policy| policy.rule_for(&flow));
+            PolicyVerdict {
+                source,
+                destination,
+                allowed: policy.is_none() || rule.is_some(),
+                rule: rule.map(|number| number as u64 + 1),
+                here: self.is_behind_here(destination),
+            }
+        });
+        Ok(PolicyChecked { schema: SCHEMA, restricted: policy.is_some(), verdicts: verdicts.collect() })
+    }
+
+    /// The addresses that a question is about, one family each, and by what; a single port.
+    pub(super) fn pairs_of(&self, request: &PolicyCheckRequest) -> Answer<(Vec<(IpAddr, IpAddr)>, Service)> {
         let bad = |message: String| ApiError::new(ErrorKind::BadRequest, message);
         let service: Service = request
             .service
             .parse()
             .map_err(|problem: String| bad(problem).advise("give tcp/PORT, udp/PORT or icmp, for example tcp/3306"))?;
-        let (v4, v6, port) = match service {
-            Service::Tcp(port, last) if port == last => (TCP, TCP, port),
-            Service::Udp(port, last) if port == last => (UDP, UDP, port),
-            Service::Icmp => (ICMP, ICMPV6, 0),
+        match service {
+            Service::Tcp(port, last) | Service::Udp(port, last) if port == last => {}
+            Service::Icmp => {}
             _ => return Err(bad(format!("`{}` is more than one thing", request.service)).advise("give a single port")),
-        };
-        let (from, to) = (self.addresses_of(&request.from)?, self.addresses_of(&request.to)?);
-        let policy = self.links.policy();
-        let mut verdicts = Vec::new();
-        for source in from {
-            for destination in to.iter().copied().filter(|to| to.is_ipv4() == source.is_ipv4()) {
-                let protocol = if source.is_ipv4() { v4 } else { v6 };
-                let flow = Flow { source, destination, protocol, source_port: 0, destination_port: port };
-                let rule = policy.as_ref().and_then(|policy| policy.rule_for(&flow));
-                verdicts.push(PolicyVerdict {
-                    source,
-                    destination,
-                    allowed: policy.is_none() || rule.is_some(),
-                    rule: rule.map(|number| number as u64 + 1),
-                    here: self.is_behind_here(destination),
-                });
-            }
         }
-        if verdicts.is_empty() {
+        let (from, to) = (self.addresses_of(&request.from)?, self.addresses_of(&request.to)?);
+        let of_one_family = |source: &IpAddr| {
+            let source = *source;
+            to.iter().filter(move |to| to.is_ipv4() == source.is_ipv4()).map(move |to| (source, *to))
+        };
+        let pairs: Vec<(IpAddr, IpAddr)> = from.iter().flat_map(of_one_family).collect();
+        if pairs.is_empty() {
             return Err(bad(format!("{} and {} have no address of one family", request.from, request.to)));
         }
-        Ok(PolicyChecked { schema: SCHEMA, restricted: policy.is_some(), verdicts })
+        Ok((pairs, service))
     }
 
     fn addresses_of(&self, text: &str) -> Answer<Vec<IpAddr>> {
@@ -295,11 +307,8 @@ mod tests {
 
     #[test]
     fn who_has_other_rules_is_named_and_who_has_none_apart() {
-        let peer = |name: &str, policy| PeerStatus {
-            name: name.into(),
-            policy,
-            ..healthy_status().peers.swap_remove(0)
-        };
+        let peer =
+            |name: &str, policy| PeerStatus { name: name.into(), policy, ..healthy_status().peers.swap_remove(0) };
         let same = peer("a", Some(PolicyAgreement::Same));
         let older = peer("b", None);
         assert_eq!(difference(false, &[same.clone(), older.clone()]), None);

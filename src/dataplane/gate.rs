@@ -3,7 +3,7 @@
 use super::forwarding::Local;
 use super::inner::{ICMP, ICMPV6, InnerPacket, TCP, UDP};
 use crate::identity::NodeId;
-use crate::policy::{Departure, Flags, Flow, Policy, Verdict};
+use crate::policy::{Departure, Flags, Flow, Policy, Sighting, Stage, Verdict};
 use crate::time::Instant;
 use crate::wire::DropReason;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -69,13 +69,18 @@ impl Gate {
         now: Instant,
     ) -> Result<(), DropReason> {
         let generation = policy.generation();
-        let passes = match content(packet, inner) {
+        let watched = policy.ledger().trace().is_on();
+        let mut remembered = false;
+        let what = content(packet, inner);
+        let passes = match what {
             Content::Of(flow, flags) => {
                 let verdict = &mut self.verdicts[place(&flow, VERDICTS)];
                 let fresh = |(known, of, at): &(Flow, u64, Instant)| {
                     *known == flow && *of == generation && now.saturating_since(*at) < FRESH
                 };
-                if flags.matters() || !verdict.as_ref().is_some_and(fresh) {
+                let is_fresh = verdict.as_ref().is_some_and(fresh);
+                remembered = is_fresh;
+                if flags.matters() || !is_fresh {
                     *verdict = None;
                     if policy.judge(&flow, flags, now) != Verdict::Refused {
                         *verdict = Some((flow, generation, now));
@@ -92,6 +97,9 @@ impl Gate {
             }),
             Content::Never => false,
         };
+        if watched {
+            tell(policy, packet, inner, &what, Told { passes, remembered }, now);
+        }
         if !passes {
             policy.ledger().deny(from, &named(packet, inner), now);
             return Err(DropReason::Policy);
@@ -109,8 +117,45 @@ impl Gate {
 /// Notes a packet on its way into the mesh, so that what answers it may come in.
 pub(super) fn note(policy: &Policy, local: &Local, packet: &[u8], inner: &InnerPacket, now: Instant) {
     if let Content::Of(flow, flags) = content(packet, inner) {
+        let trace = policy.ledger().trace();
+        if trace.is_on() {
+            trace.see(Sighting { at: now, flow, length: inner.length, stage: Stage::Departing, outcome: Ok(None) });
+        }
         policy.note(&Departure { flow, flags, forwarded: !local.has(inner.source) }, now);
     }
+}
+
+/// What was found of a packet.
+struct Told {
+    passes: bool,
+    /// One of its flow had passed a moment ago.
+    remembered: bool,
+}
+
+/// Writes down what became of a packet that came in, for whoever watches.
+#[cold]
+fn tell(policy: &Policy, packet: &[u8], inner: &InnerPacket, what: &Content, told: Told, now: Instant) {
+    let Told { passes, remembered } = told;
+    let sighting = |flow, stage, outcome| Sighting { at: now, flow, length: inner.length, stage, outcome };
+    let or = |refusal| if passes { Ok(None) } else { Err(refusal) };
+    policy.ledger().trace().see(match what {
+        Content::Of(flow, _) if passes && policy.ledger().connections().knows(&flow.reversed(), now) => {
+            sighting(*flow, Stage::Reply, Ok(None))
+        }
+        Content::Of(flow, flags) => {
+            let begins = if flow.protocol == TCP { flags.begins() } else { !remembered };
+            let stage = if begins { Stage::New } else { Stage::Established };
+            let outcome = if passes { Ok(policy.rule_for(flow)) } else { Err("no rule allows it") };
+            sighting(*flow, stage, outcome)
+        }
+        Content::ErrorAbout(quoted) => sighting(*quoted, Stage::Error, or("it is about nothing that this side sent")),
+        Content::LaterFragment => {
+            sighting(named(packet, inner), Stage::Fragment, or("no first fragment of it has passed"))
+        }
+        Content::Never => {
+            sighting(named(packet, inner), Stage::Fragment, Err("its headers are cut off, overlaid, or not for a mesh"))
+        }
+    });
 }
 
 /// What a refused packet is called in the list of them; without ports where they cannot be told.
@@ -260,7 +305,7 @@ mod tests {
     use super::super::inner::tests::{packet, udp};
     use super::*;
     use crate::config::Allow;
-    use crate::policy::Ledger;
+    use crate::policy::{Ledger, Selection};
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -313,6 +358,51 @@ mod tests {
             let denied = policy.ledger().denials();
             assert_eq!(denied.iter().map(|denial| denial.packets).sum::<u64>(), 3);
         }
+    }
+
+    #[test]
+    fn whoever_watches_is_told_what_was_judged() {
+        let (mut gate, policy) = (Gate::new(), policy("tcp/3306"));
+        let (here, there) = ("10.1.0.1", "10.1.0.2");
+        let trace = Arc::clone(policy.ledger().trace());
+        let watch = |service: &str| {
+            let pairs = vec![(there.parse().unwrap(), here.parse().unwrap())];
+            assert!(trace.begin(Selection { pairs, service: service.parse().unwrap() }, 10));
+        };
+        let seen = || {
+            let seen = trace.take().sightings.into_iter().map(|sighting| (sighting.stage, sighting.outcome)).collect();
+            trace.end();
+            let seen: Vec<_> = seen;
+            seen
+        };
+        watch("tcp/3306");
+        for flags in [Flags::SYN, Flags::ACK, Flags::ACK] {
+            assert!(passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 3_306, flags))));
+        }
+        assert!(passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 3_306, Flags::ACK))));
+        leaves(&policy, &packet(here, there, TCP, &tcp(3_306, 9, Flags::ACK)));
+        let by_rule = |stage| (stage, Ok(Some(0)));
+        let established = by_rule(Stage::Established);
+        let departing = (Stage::Departing, Ok(None));
+        assert_eq!(seen(), [by_rule(Stage::New), established, established, established, departing]);
+        watch("tcp/22");
+        assert!(!passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 22, Flags::SYN))));
+        leaves(&policy, &packet(here, there, TCP, &tcp(22, 40_000, Flags::SYN)));
+        assert_eq!(seen(), [(Stage::New, Err("no rule allows it")), departing]);
+        // What this side began is watched by the far end's port.
+        assert!(trace.begin(
+            Selection {
+                pairs: vec![(here.parse().unwrap(), there.parse().unwrap())],
+                service: "tcp/25".parse().unwrap()
+            },
+            10
+        ));
+        leaves(&policy, &packet(here, there, TCP, &tcp(40_000, 25, Flags::SYN)));
+        assert!(passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(25, 40_000, Flags::SYN | Flags::ACK))));
+        assert_eq!(seen(), [departing, (Stage::Reply, Ok(None))]);
+        watch("udp/53");
+        assert!(!passes(&mut gate, &policy, &packet(there, here, UDP, &udp(53, b""))));
+        assert_eq!(seen(), [(Stage::New, Err("no rule allows it"))]);
     }
 
     #[test]

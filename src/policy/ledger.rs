@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::connections::Connections;
 use super::flow::Flow;
+use super::trace::Trace;
 use crate::identity::NodeId;
 use crate::time::Instant;
 
@@ -36,23 +37,29 @@ pub struct Ledger {
     /// Of each rule.
     let_in: Box<[AtomicU64]>,
     denials: Mutex<BTreeMap<Refused, Denial>>,
+    trace: Arc<Trace>,
 }
 
 impl Ledger {
     /// Makes one for this many rules.
     pub fn new(rules: usize, now: Instant) -> Self {
-        Ledger::with_connections(Arc::new(Connections::new(now)), rules)
+        Ledger::with(Arc::new(Connections::new(now)), Arc::default(), rules)
     }
 
     /// Makes one for other rules: what this side began goes on.
     #[must_use]
     pub fn renewed(&self, rules: usize) -> Self {
-        Ledger::with_connections(Arc::clone(&self.connections), rules)
+        Ledger::with(Arc::clone(&self.connections), Arc::clone(&self.trace), rules)
     }
 
-    fn with_connections(connections: Arc<Connections>, rules: usize) -> Self {
+    fn with(connections: Arc<Connections>, trace: Arc<Trace>, rules: usize) -> Self {
         let let_in = (0..rules).map(|_| AtomicU64::new(0)).collect();
-        Ledger { connections, let_in, denials: Mutex::default() }
+        Ledger { connections, let_in, denials: Mutex::default(), trace }
+    }
+
+    /// Where packets are written down while somebody watches.
+    pub fn trace(&self) -> &Arc<Trace> {
+        &self.trace
     }
 
     /// The conversations that this side began.

@@ -17,6 +17,7 @@ mod public_side;
 mod ranges;
 mod rules;
 mod table;
+mod trace;
 
 pub use addresses::Addresses;
 pub use connections::{Connections, Departure};
@@ -27,3 +28,4 @@ pub use other_tables::{Arrival, Dropper, droppers};
 pub use public_side::{PublicSide, lift};
 pub use rules::{Policy, Subject, Verdict};
 pub use table::{Purpose, is_nameable, removal};
+pub use trace::{Seen, Selection, Sighting, Stage, Trace};
