@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use meshd::api::NameList;
-use meshd::config::{Alias, AliasTarget, Forward, Target};
+use meshd::config::{Alias, AliasTarget, Forward, Resolver, Target};
 use nix::sys::signal::Signal;
 
 use crate::harness::Case;
@@ -18,6 +19,8 @@ use crate::scene::{LONG, Scene};
 /// The cases of this file.
 pub const CASES: &[Case] = &[
     Case { name: "names::follow_members_and_switches", needs: &[], run: follow },
+    Case { name: "names::stand_in_a_file_of_hosts", needs: &[], run: hosts },
+    Case { name: "names::go_to_the_programs_of_a_resolver", needs: &[], run: programs },
     Case { name: "names::are_what_dig_asks_for", needs: &[&DNSUTILS], run: dig },
 ];
 
@@ -181,5 +184,116 @@ fn dig(lab: &Lab) -> Result<()> {
     }
     assert!(ask(&["lab", "SOA", "+short"])?.starts_with("a.lab. hostmaster.lab. "));
     assert!(ask(&["a.lab", "+ednsopt=100:61", "+cookie", "+dnssec"])?.contains("status: NOERROR"));
+    Ok(())
+}
+
+/// What this file of hosts holds besides ours: its last line has no end.
+const THEIRS: &str = "127.0.0.1 localhost a\n# by hand\n192.0.2.9 printer printer.example";
+
+/// ```text
+///    a: names in /etc/hosts, which is mounted alone, as in a container           b joins and is revoked
+/// ```
+fn hosts(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["a", "b"])?;
+    let (mesh, [a, b]) = (&scene.mesh, [0, 1].map(|number| &scene.hosts[number]));
+    let file = a.run_dir().join("hosts");
+    let read = || fs::read_to_string(&file).context("a host's file of hosts");
+    fs::write(&file, THEIRS).context("a host's file of hosts")?;
+    mesh.change_config(a, |config| config.names.resolver = Resolver::Hosts)?;
+    mesh.start(&[a])?;
+    let (own, own_v6) = mesh.overlay(a);
+    wait_for(a, "a.lab", &own.to_string())?;
+    assert_eq!(getent(a, "hosts", &own_v6.to_string())?, format!("{own_v6} a.lab"));
+    mesh.join(b, scene.underlay[1])?;
+    mesh.start(&[b])?;
+    let b_v4 = mesh.overlay(b).0.to_string();
+    wait_for(a, "b.lab", &b_v4)?;
+    assert_eq!(getent(a, "hosts", "printer")?, "192.0.2.9 printer printer.example");
+    wait("the daemon finds its names in force", LONG, || {
+        let list = names(mesh, a)?;
+        let good = list.resolver.as_deref() == Some("hosts") && list.resolver_failure.is_none();
+        Ok(if good { Look::Found(()) } else { Look::NotYet(format!("{list:?}")) })
+    })?;
+
+    // Somebody else writes the file anew, without our block: it comes back, and theirs stays.
+    fs::write(&file, format!("{THEIRS}\n192.0.2.10 scanner\n")).context("a host's file of hosts")?;
+    wait_for(a, "b.lab", &b_v4)?;
+    assert!(read()?.starts_with(&format!("{THEIRS}\n192.0.2.10 scanner\n# meshd lab begin\n")), "{}", read()?);
+
+    // A crash leaves the block; the next daemon makes it right, although something in it is wrong by now.
+    mesh.kill(a)?;
+    fs::write(&file, read()?.replace(&b_v4, "10.77.9.9")).context("a host's file of hosts")?;
+    mesh.start(&[a])?;
+    wait_for(a, "b.lab", &b_v4)?;
+
+    mesh.wait_until_all_up(&[a, b], LONG)?;
+    let began = Instant::now();
+    mesh.ctl(a).args(["revoke", "b", "--yes"]).check()?;
+    wait_for(a, "b.lab", "")?;
+    println!("    a revoked node's line is gone {:.0?} after the command began", began.elapsed());
+    mesh.stop(&[a])?;
+    assert_eq!(read()?, format!("{THEIRS}\n192.0.2.10 scanner\n"), "as if there never had been a mesh");
+
+    // Off at a reload: the same. What had no end has none again.
+    fs::write(&file, THEIRS).context("a host's file of hosts")?;
+    mesh.start(&[a])?;
+    wait_for(a, "a.lab", &own.to_string())?;
+    mesh.change_config(a, |config| config.names.resolver = Resolver::Off)?;
+    mesh.daemon(a)?.signal(Signal::SIGHUP);
+    wait("the names are taken out", LONG, || {
+        let told = read()?;
+        Ok(if told == THEIRS { Look::Found(()) } else { Look::NotYet(told) })
+    })
+}
+
+/// Programs that write down what they are told; no systemd-resolved and no resolvconf runs here.
+fn programs(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["a"])?;
+    let (mesh, a) = (&scene.mesh, &scene.hosts[0]);
+    let (bin, told) = (a.dir().join("bin"), a.dir().join("told"));
+    fs::create_dir(&bin).context(bin.display())?;
+    for program in ["resolvectl", "resolvconf"] {
+        let script = format!("#!/bin/sh\necho \"{program} $* $(cat)\" >> {}\n", told.display());
+        let place = bin.join(program);
+        fs::write(&place, script).context(place.display())?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).context(place.display())?;
+    }
+    let lines = || fs::read_to_string(&told).unwrap_or_default();
+    let wait_for_line = |line: &str| {
+        wait(format_args!("somebody is told `{line}`"), LONG, || {
+            let all = lines();
+            Ok(if all.lines().any(|told| told.trim_end() == line) { Look::Found(()) } else { Look::NotYet(all) })
+        })
+    };
+    let server = answer(mesh, a)?;
+    mesh.change_config(a, |config| config.names.resolver = Resolver::Resolved)?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let daemon = mesh.meshd(a).env("PATH", path).spawn()?;
+    daemon.wait_for_output(" is up", LONG)?;
+    wait_for_line("resolvectl default-route mesh0 no")?;
+    let v6 = meshd::names::ReverseZones::of(
+        "10.77.0.0/16".parse().expect("a range"),
+        ipnet::Ipv6Net::new_assert(mesh.overlay(a).1, 64).trunc(),
+    );
+    let domains = format!("resolvectl domain mesh0 ~lab ~77.10.in-addr.arpa ~{}", v6.v6[0]);
+    let first = format!("resolvectl dns mesh0 {}", server.ip());
+    let said: Vec<String> = lines().lines().take(3).map(|line| line.trim_end().to_owned()).collect();
+    assert_eq!(said, [first, domains, "resolvectl default-route mesh0 no".to_owned()]);
+
+    // They did nothing, so the host's resolver knows nothing: the daemon says so, until it does.
+    let is_told = |status: &meshd::api::Status| status.problems.iter().any(|problem| problem.kind == "names");
+    mesh.wait_for(a, "names that are not in force", LONG, is_told)?;
+    ask_at(a, server.ip())?;
+    mesh.wait_for(a, "names in force", LONG, |status| !is_told(status))?;
+
+    mesh.change_config(a, |config| config.names.resolver = Resolver::Resolvconf)?;
+    daemon.signal(Signal::SIGHUP);
+    wait_for_line(&format!("resolvconf -a mesh0.meshd nameserver {}", server.ip()))?;
+    wait_for_line("resolvectl revert mesh0")?;
+    assert!(!lines().contains("resolvconf -d"), "{}", lines());
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait(LONG)?;
+    wait_for_line("resolvconf -d mesh0.meshd")?;
+    assert!(!a.run_dir().join("meshd-names/lab").exists(), "a note of what is undone");
     Ok(())
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshd::config::Receiver;
 use meshd::config::receiver::ReceiverKind;
+use meshd::config::{Receiver, Resolver};
 use meshd::policy::Purpose;
 use nix::sys::signal::Signal;
 
 use crate::harness::Case;
 use crate::lab::error::Context;
+use crate::lab::look::wait;
 use crate::lab::package;
 use crate::lab::process::{Finished, HostCommand};
 use crate::lab::reexec::{Privilege, privilege};
@@ -28,6 +29,7 @@ pub const CASES: &[Case] = &[
         needs: &[&package::SYSTEMD, &package::NFTABLES],
         run: units,
     },
+    Case { name: "service::names_go_through_root", needs: &[&package::NFTABLES], run: names },
 ];
 
 /// The daemon's user and group: numbers that no database knows.
@@ -227,7 +229,8 @@ fn units(lab: &Lab) -> Result<()> {
     let units = host.dir().join("units");
     fs::create_dir(&units).context(units.display())?;
     let nft = package::NFTABLES.fetch()?.program("nft")?.display().to_string();
-    for name in ["meshd.service", "meshd@.service", "meshd-wait-online.service", "meshd-lockdown.service"] {
+    let others = ["meshd-wait-online.service", "meshd-lockdown.service", "meshd-names.path", "meshd-names.service"];
+    for name in ["meshd.service", "meshd@.service"].into_iter().chain(others) {
         let text = fs::read_to_string(packaged.join(name)).context(name)?;
         // Programs are installed by the package; here they lie beside the build.
         let there = |program: &str| place::binary(program).map(|path| path.display().to_string());
@@ -236,7 +239,7 @@ fn units(lab: &Lab) -> Result<()> {
         let text = text.replace("/usr/sbin/nft ", &format!("{nft} "));
         fs::write(units.join(name), text).context(name)?;
     }
-    for name in ["meshd.service", "meshd@blue.service", "meshd-wait-online.service", "meshd-lockdown.service"] {
+    for name in ["meshd.service", "meshd@blue.service"].into_iter().chain(others) {
         let unit = units.join(name);
         let done = analyze(&["verify", "--man=no"], &unit)?;
         assert!(done.status.success() && done.stderr.is_empty(), "{name}: {done:?}");
@@ -257,9 +260,61 @@ fn check_twins(packaged: &Path) -> Result<()> {
     let lines = |name: &str| -> Result<Vec<String>> {
         let text = fs::read_to_string(packaged.join(name)).context(name)?;
         let without = text.replace("/%i", "").replace(" (%i)", "");
-        let setting = |line: &&str| !line.starts_with('#') && !line.starts_with("NetworkNamespacePath=");
+        // The host's resolver is for its own namespace.
+        let own = ["#", "NetworkNamespacePath=", "Wants=meshd-names.path"];
+        let setting = |line: &&str| !own.iter().any(|start| line.starts_with(start));
         Ok(without.lines().filter(setting).map(str::to_owned).collect())
     };
     assert_eq!(lines("meshd.service")?, lines("meshd@.service")?);
+    Ok(())
+}
+
+/// ```text
+///     a: a daemon of its own user, which hands its names over; root applies them, as meshd-names.service does
+/// ```
+fn names(lab: &Lab) -> Result<()> {
+    if privilege() != Some(Privilege::Root) {
+        return Err(Error::not_run("a user namespace has no second user; needs root"));
+    }
+    let scene = Scene::prepared(lab, &["a"], &[], prepare)?;
+    let (mesh, a) = (&scene.mesh, &scene.hosts[0]);
+    let (file, handed) = (a.run_dir().join("hosts"), mesh.directory(a).join("names"));
+    let before = fs::read_to_string(&file).context("a host's file of hosts")?;
+    let read = || fs::read_to_string(&file).context("a host's file of hosts");
+    mesh.change_config(a, |config| config.names.resolver = Resolver::Hosts)?;
+    chown(mesh.config(a), Some(DAEMON), Some(DAEMON)).context("the configuration")?;
+    let daemon = start(&scene, a)?;
+    let code = |done: &Finished| done.status.code();
+    let apply = || mesh.ctl(a).args(["names", "apply"]).output();
+    wait("the names are handed over", LONG, || Ok(handed.exists().then_some(())))?;
+    assert_eq!(read()?, before, "the daemon itself may not write the file");
+    mesh.wait_for(a, "names that root has not applied", LONG, |status| {
+        status.problems.iter().any(|problem| problem.kind == "names")
+    })?;
+    assert_eq!(code(&apply()?), Some(0));
+    let (v4, v6) = mesh.overlay(a);
+    assert_eq!(read()?, format!("{before}# meshd lab begin\n{v4} a.lab\n{v6} a.lab\n# meshd lab end\n"));
+    mesh.wait_for(a, "names in force", LONG, |status| !status.problems.iter().any(|problem| problem.kind == "names"))?;
+
+    // What whoever holds the daemon's user could hand over.
+    let applied = read()?;
+    daemon.signal(Signal::SIGSTOP);
+    for line in ["192.0.2.1 a.lab", "10.77.0.1 www.example.com", "10.77.0.1 a.lab localhost"] {
+        fs::write(&handed, format!("meshd names 1\n{line}\n")).context("what is handed over")?;
+        let done = apply()?;
+        assert!(code(&done) == Some(1) && done.stderr.contains("line 2: "), "{line}: {done:?}");
+        assert_eq!(read()?, applied, "{line}");
+    }
+    fs::remove_file(&handed).context("what is handed over")?;
+    std::os::unix::fs::symlink("/etc/shadow", &handed).context("a link in its place")?;
+    assert!(!apply()?.status.success());
+    assert_eq!(read()?, applied);
+    daemon.signal(Signal::SIGCONT);
+
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait(LONG)?;
+    assert!(handed.symlink_metadata().is_err(), "a daemon that stops hands nothing over");
+    assert_eq!(code(&apply()?), Some(0));
+    assert_eq!(read()?, before);
     Ok(())
 }

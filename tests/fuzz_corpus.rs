@@ -182,6 +182,7 @@ replays![
     config,
     api_request,
     dns_question,
+    handed_names,
     control_message,
     snapshot,
     engine,

@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // Not control, tunnel or dataplane: a command asks the daemon, or works on files. `policy` for the tables of the packet
     // filter, which are looked at, shown and lifted also where no daemon runs.
-    ("cli", &["api", "config", "daemon", "identity", "platform", "policy", "telemetry", "time", "wire"]),
+    ("cli", &["api", "config", "daemon", "identity", "names", "platform", "policy", "telemetry", "time", "wire"]),
     ("bin", &["cli"]),
 ];
 

@@ -64,6 +64,7 @@ pub const ALL: &[Target] = targets![
     files::config,
     files::api_request,
     names::dns_question,
+    names::handed_names,
     control::control_message,
     control::snapshot,
     control::engine,

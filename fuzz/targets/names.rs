@@ -1,6 +1,6 @@
 //! What this host and members ask the name server.
 
-use meshd::names::{Alias, LARGEST, Member, Picture, Zone, answer};
+use meshd::names::{Alias, Bounds, Handed, HostsBlock, LARGEST, Member, Picture, Zone, answer};
 
 fn member(name: &str, last: u8) -> Member {
     let v6 = format!("fd12:3456:789a::a4d:{last:x}").parse().unwrap();
@@ -31,6 +31,25 @@ pub fn dns_question(data: &[u8]) {
     assert_eq!(answer(&zone(), &told), None, "nobody answers it");
 }
 
+/// What a daemon without root's rights hands to root, and what root makes of it in a file of hosts.
+pub fn handed_names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let bounds = Bounds {
+        suffix: "prod".parse().unwrap(),
+        overlay: ("10.77.0.0/16".parse().unwrap(), "fd12:3456:789a::/64".parse().unwrap()),
+        targets: vec!["192.0.2.7".parse().unwrap()],
+    };
+    let Ok(handed) = Handed::parse(text, &bounds) else { return };
+    assert_eq!(Handed::parse(&handed.to_text(), &bounds).as_ref(), Ok(&handed));
+    let theirs = b"127.0.0.1 localhost";
+    let block = HostsBlock { mesh: "prod".to_owned(), hosts: handed.hosts };
+    let put = block.put(theirs);
+    for line in String::from_utf8(put.clone()).unwrap().lines().skip(1).filter(|line| !line.starts_with('#')) {
+        assert!(line.ends_with(".prod") && line.split_whitespace().count() == 2, "{line}");
+    }
+    assert_eq!(HostsBlock::take_out("prod", &put), theirs);
+}
+
 /// Inputs to begin with.
 pub mod seeds {
     use super::super::Seed;
@@ -49,6 +68,20 @@ pub mod seeds {
             bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
         }
         bytes
+    }
+
+    pub fn handed_names() -> Vec<Seed> {
+        let text = |lines: &str| format!("meshd names 1\n{lines}").into_bytes();
+        vec![
+            ("empty", vec![]),
+            ("nothing", text("")),
+            ("server", text("server 10.77.0.1:53\n")),
+            ("hosts", text("10.77.0.2 db1.prod\nfd12:3456:789a::2 db1.prod\n192.0.2.7 orders.forward.prod\n")),
+            ("elsewhere", text("192.0.2.1 db1.prod\n")),
+            ("another-name", text("10.77.0.2 www.example.com\n")),
+            ("three-words", text("10.77.0.2 db1.prod localhost\n")),
+            ("mark", text("# meshd prod end\n")),
+        ]
     }
 
     pub fn dns_question() -> Vec<Seed> {

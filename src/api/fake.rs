@@ -375,6 +375,8 @@ pub(crate) fn names() -> NameList {
         suffix: "prod".into(),
         listen: Some("10.77.0.1:53".parse().unwrap()),
         failure: None,
+        resolver: Some("hosts".into()),
+        resolver_failure: None,
         questions: Some(NameQuestions { answered: 1_204, strangers: 2, too_many: 0, malformed: 0 }),
         names: vec![
             entry("db1.prod", &["10.77.0.2", "fd12:3456:789a::a4d:2"], None),

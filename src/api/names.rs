@@ -19,6 +19,12 @@ pub struct NameList {
     pub listen: Option<SocketAddr>,
     /// Why they are not answered where they should be; absent where nothing is wrong.
     pub failure: Option<String>,
+    /// How the host's own resolver learns of the names (`resolved`, `resolvconf`, `hosts`); absent where it does not.
+    #[serde(default)]
+    pub resolver: Option<String>,
+    /// Why it does not know them although it should; absent where nothing is wrong.
+    #[serde(default)]
+    pub resolver_failure: Option<String>,
     /// The questions since the daemon began to answer; absent where it does not.
     pub questions: Option<NameQuestions>,
     /// The names, in their order.

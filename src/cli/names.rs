@@ -1,28 +1,59 @@
 //! `meshctl names`.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::context::Context;
+use super::context::{Context, read_config};
 use super::exit::Failure;
 use super::output::{BAD, HEADING, STRONG, paint};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{NameEntry, NameList};
+use crate::api::{NameEntry, NameList, SCHEMA};
+use crate::config::{Config, Resolver, TargetHost};
+use crate::daemon::names::{handed_over, suffix};
+use crate::names::{Bounds, Handed, Way, Wiring, undo};
+use crate::platform::file;
 
 /// `meshctl names`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl names                 all of them, and where they are answered\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  meshctl names                 all of them, and where they are answered\n  \
                         meshctl names orders          those with this in them\n  meshctl --json names\n\n\
                         [names] in meshd.toml says whether and where they are answered, [[alias]] adds names. NAME.forward is\n\
-                        where that forward of this node leads now.")]
+                        where that forward of this node leads now."
+)]
 pub struct NamesArgs {
+    /// What to do; nothing shows the names.
+    #[command(subcommand)]
+    pub command: Option<NamesCommand>,
     /// A part of a name; all names unless given.
     #[arg(value_name = "TEXT")]
     pub part: Option<String>,
 }
 
+/// What `meshctl names` can do.
+#[derive(Debug, Subcommand)]
+pub enum NamesCommand {
+    /// Puts the names that a daemon without root's rights hands over into this host's resolver, as root.
+    #[command(after_help = "Examples:\n  meshctl names apply\n\n\
+                            What meshd-names.service runs whenever the names change. Where the daemon hands nothing over, because it has\n\
+                            stopped or names.resolver is off, everything is taken out again. A daemon that runs as root needs no help.")]
+    Apply,
+}
+
 /// Shows the names and their server.
 pub async fn run(context: &Context, args: &NamesArgs) -> Result<(), Failure> {
+    if let Some(NamesCommand::Apply) = args.command {
+        let config = read_config(&context.config)?;
+        let way = apply(&config).await?;
+        if context.output.json {
+            let mesh = &config.mesh.name;
+            return context
+                .output
+                .json(&serde_json::json!({ "schema": SCHEMA, "mesh": mesh, "resolver": way.map(Way::name) }));
+        }
+        return Ok(());
+    }
     let mut list = context.client()?.names().await?;
     if let Some(part) = &args.part {
         let known: Vec<String> = list.names.iter().map(|entry| entry.name.clone()).collect();
@@ -32,6 +63,39 @@ pub async fn run(context: &Context, args: &NamesArgs) -> Result<(), Failure> {
         }
     }
     if context.output.json { context.output.json(&list) } else { context.output.data(&render(&list)) }
+}
+
+/// Does what the daemon hands over; returns the way that was taken, or `None` where all was taken out.
+async fn apply(config: &Config) -> Result<Option<Way>, Failure> {
+    let place = handed_over(config);
+    let failed = |why: String| Failure::failed(why);
+    let bytes = match file::read(&place, Handed::LIMIT) {
+        Ok(bytes) if config.names.resolver != Resolver::Off => bytes,
+        Err(error) if !error.is_missing() => return Err(error.into()),
+        _ => {
+            undo(&config.mesh.name).await.map_err(|error| failed(error.to_string()))?;
+            return Ok(None);
+        }
+    };
+    let anchor = config.mesh.trust_anchor().map_err(|error| failed(error.to_string()))?;
+    let suffix = suffix(config).ok_or_else(|| failed("the configuration gives no names.suffix".to_owned()))?;
+    let overlay = (anchor.overlay_v4, anchor.overlay_v6);
+    let targets = config.forwards.iter().flat_map(|forward| &forward.targets).filter_map(|target| match target.host {
+        TargetHost::Address(address) => Some(address),
+        TargetHost::Node(_) => None,
+    });
+    let bounds = Bounds { suffix, overlay, targets: targets.collect() };
+    let text = String::from_utf8(bytes).map_err(|_| failed(format!("{} is no text", place.display())))?;
+    let handed = Handed::parse(&text, &bounds).map_err(|why| failed(format!("{}: {why}", place.display())))?;
+    let wiring = Wiring {
+        resolver: config.names.resolver,
+        mesh: config.mesh.name.clone(),
+        interface: config.interface.name.clone(),
+        server: handed.server,
+        domains: Wiring::domains(&bounds.suffix, overlay),
+        hosts: handed.hosts,
+    };
+    wiring.apply().await.map(Some).map_err(|error| failed(error.to_string()))
 }
 
 /// Renders the names, and how they are answered.
@@ -51,6 +115,11 @@ pub fn render(list: &NameList) -> String {
         (Some(why), _) => paint(BAD, &format!("\nnot answered: {why}\n")),
         (None, Some(address)) => format!("\nanswered on {address}{}\n", questions(list)),
         (None, None) => "\nnot answered: the configuration has no names.listen\n".to_owned(),
+    });
+    out.push_str(&match (&list.resolver_failure, &list.resolver) {
+        (Some(why), _) => paint(BAD, &format!("not in this host's resolver: {why}\n")),
+        (None, Some(way)) => format!("in this host's resolver by names.resolver: {way}\n"),
+        (None, None) => "not in this host's resolver: the configuration has no names.resolver\n".to_owned(),
     });
     out
 }
@@ -91,6 +160,7 @@ mod tests {
         reports.prod         -          -                      -> db9, which is not known
 
         answered on 10.77.0.1:53; 1204 questions answered, 2 from outside this host and the mesh
+        in this host's resolver by names.resolver: hosts
         ");
         let silent = NameList { listen: None, questions: None, ..fake::names() };
         assert!(render(&silent).contains("not answered: the configuration has no names.listen"));

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, Lockdown, PerLink, Receiver, Suffix, Wireguard,
+    Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, Lockdown, PerLink, Receiver, Resolver, Suffix,
+    Wireguard,
 };
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
@@ -109,6 +110,8 @@ settings! {
     NamesListen(Option<SocketAddr>) "names.listen" Live names.listen;
     /// What stands behind every name.
     NamesSuffix(Option<Suffix>) "names.suffix" Live names.suffix;
+    /// How the host's resolver learns of the names.
+    NamesResolver(Resolver) "names.resolver" Live names.resolver;
     /// The other names.
     Aliases(Vec<Alias>) "alias" Live aliases;
     /// The interface's name.

@@ -48,7 +48,10 @@ pub const SECTIONS: [(&str, &str); 21] = [
         "forward",
         "TCP connections taken here and made again to a target in the mesh; `meshctl forward switch` moves them to another.",
     ),
-    ("names", "The members' names: `meshctl names` shows them. Without `listen`, nobody is answered."),
+    (
+        "names",
+        "The members' names: `meshctl names` shows them. By default nobody is answered, and the host's resolver is left alone.",
+    ),
     ("alias", "Other names of members, on this node only; those of its forwards are there without an entry."),
     ("interface", "The network interface of the mesh on this host."),
     ("dataplane", "How packets are moved."),
@@ -79,7 +82,7 @@ pub const SECTIONS: [(&str, &str); 21] = [
 pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 67] = [
+pub const KEYS: [Key; 68] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -199,6 +202,13 @@ pub const KEYS: [Key; 67] = [
         "a domain of up to 100 bytes, such as prod or mesh.example.com",
         "the mesh's name",
         "What stands behind every name: db1.prod. The same on every node.",
+    ),
+    key(
+        "names",
+        "resolver",
+        "off, auto, resolved, resolvconf or hosts",
+        "\"off\"",
+        "How this host's own resolver learns of them: systemd-resolved, resolvconf, or a marked block in /etc/hosts. Undone at a stop.",
     ),
     key(
         "alias",

@@ -45,7 +45,7 @@ pub use history::HistorySettings;
 pub use layers::Layer;
 pub use lockdown::{Lockdown, Opening};
 pub use metrics::{Metrics, PerLink};
-pub use names::{Alias, AliasTarget, Names, Suffix};
+pub use names::{Alias, AliasTarget, Names, Resolver, Suffix};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
 pub use suggest::nearest;

@@ -15,6 +15,54 @@ pub struct Names {
     pub listen: Option<SocketAddr>,
     /// What stands behind every name; the mesh's name unless given.
     pub suffix: Option<Suffix>,
+    /// How the host's own resolver learns of them.
+    pub resolver: Resolver,
+}
+
+/// How the host's own resolver learns of the names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resolver {
+    /// Not at all.
+    #[default]
+    Off,
+    /// By systemd-resolved where programs ask it, else by a block of `/etc/hosts`.
+    Auto,
+    /// By systemd-resolved, for the mesh's interface alone.
+    Resolved,
+    /// By resolvconf, as one more server for everything.
+    Resolvconf,
+    /// By a marked block of `/etc/hosts`.
+    Hosts,
+}
+
+impl Resolver {
+    /// All of them, the default first.
+    pub const ALL: [Resolver; 5] =
+        [Resolver::Off, Resolver::Auto, Resolver::Resolved, Resolver::Resolvconf, Resolver::Hosts];
+
+    /// Its name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Resolver::Off => "off",
+            Resolver::Auto => "auto",
+            Resolver::Resolved => "resolved",
+            Resolver::Resolvconf => "resolvconf",
+            Resolver::Hosts => "hosts",
+        }
+    }
+
+    /// What contradicts where questions are answered.
+    pub(super) fn clash(self, listen: Option<SocketAddr>) -> Option<String> {
+        match (self, listen) {
+            (Resolver::Resolved | Resolver::Resolvconf, None) => {
+                Some(format!("resolver = \"{}\" needs it: it asks there", self.name()))
+            }
+            (Resolver::Resolvconf, Some(address)) if address.port() != Names::PORT => {
+                Some("resolver = \"resolvconf\" can only ask at port 53".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Names {

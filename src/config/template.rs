@@ -48,6 +48,8 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.section("names");
     writer.given_or_example("names", "listen", config.names.listen, "127.0.0.1:53");
     writer.given_or_example("names", "suffix", config.names.suffix.as_ref(), &config.mesh.name);
+    let resolver = quoted(config.names.resolver.name());
+    writer.key("names", "resolver", &resolver, config.names.resolver == plain.names.resolver);
     writer.aliases(config);
 
     writer.section("interface");

@@ -662,7 +662,8 @@ fn config() -> impl Strategy<Value = Config> {
                 }),
                 forwards: (0..u16::from(low)).map(|number| forward(number, mtu)).collect(),
                 names: Names {
-                    listen: low.then(|| SocketAddr::from(([127, 0, 0, 1], mtu))),
+                    listen: low.then(|| SocketAddr::from(([127, 0, 0, 1], Names::PORT))),
+                    resolver: if low { Resolver::ALL[level] } else { Resolver::Hosts },
                     suffix: (millis % 2 == 0).then(|| "mesh.example.internal".parse().expect("a suffix")),
                 },
                 aliases: [("orders-db", "db9"), ("orders", "forward0.forward")][usize::from(!low)..]
@@ -738,6 +739,9 @@ fn names_have_an_address_and_a_domain_of_their_own() {
         ("listen = \"0.0.0.0:53\"", "names.listen: on 0.0.0.0 the whole internet could read it"),
         ("listen = \"198.51.100.7:53\"", "names.listen: 198.51.100.7 is neither of this host alone nor of the mesh"),
         ("listen = \"127.0.0.1\"", "did you mean 127.0.0.1:53?"),
+        ("resolver = \"host\"", "names.resolver: found \"host\"; did you mean \"hosts\"?"),
+        ("resolver = \"resolved\"", "names.listen: resolver = \"resolved\" needs it"),
+        ("resolver = \"resolvconf\"\nlisten = \"127.0.0.1:5353\"", "names.listen: resolver = \"resolvconf\" can only"),
         ("suffix = \"prod.\"", "names.suffix: a label is empty"),
         ("suffix = \"Prod\"", "names.suffix: `Prod` is no label"),
         ("suffix = \"my.local\"", "names.suffix: `local` means something else to every resolver"),
@@ -747,6 +751,9 @@ fn names_have_an_address_and_a_domain_of_their_own() {
     }
     let local = MINIMAL.replace("\"example\"", "\"local\"");
     assert!(parse(&local).is_ok());
+    let told = errors(&format!("{local}[names]\nresolver = \"hosts\"\n"));
+    assert!(told.contains("names.suffix: the mesh's name"), "{told}");
+    assert_eq!(parse(&with("resolver = \"auto\"")).unwrap().names.resolver, Resolver::Auto);
     let told = errors(&format!("{local}[names]\nlisten = \"127.0.0.1:53\"\n"));
     assert!(told.contains("names.suffix: the mesh's name cannot stand for it: `local` means"), "{told}");
 }

@@ -228,6 +228,7 @@ impl Driver {
         self.files.write_marks(&self.links.host().marks());
         self.keep_ledger(clock::now(), clock::wall());
         self.monitor.stop(clock::now(), clock::wall());
+        self.names.end(ended == Ended::Stop);
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
         }

@@ -25,7 +25,7 @@ mod lockdown;
 mod matrix;
 mod metrics;
 mod monitor;
-mod names;
+pub(crate) mod names;
 mod observer;
 mod outage;
 mod pages;

@@ -1,13 +1,14 @@
 //! The members' names: who has which, and where they are answered.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::driver::Driver;
 use crate::api::{NameEntry, NameList, NameQuestions, SCHEMA, Timestamp};
-use crate::config::{AliasTarget, Config, Suffix, TargetHost};
+use crate::config::{AliasTarget, Config, Resolver, Suffix, TargetHost};
 use crate::identity::{Certificate, NodeName};
-use crate::names::{Alias, Member, Order, Picture, Service};
+use crate::names::{self, Alias, Member, Order, Picture, Service, Wired, Wiring};
 use crate::platform::clock;
 use crate::time::Instant;
 
@@ -48,9 +49,21 @@ impl Names {
 
     /// What is wrong, and what to do.
     pub(super) fn problems(&self) -> Vec<(String, &'static str)> {
+        let standing = self.service.as_ref().map(Service::standing).unwrap_or_default();
         let advice = "see what else has the port (`ss -lunp`), or give names.listen another";
-        let standing = self.service.as_ref().and_then(|service| service.standing().failure);
-        standing.or_else(|| self.failure.clone()).map(|why| (format!("names: {why}"), advice)).into_iter().collect()
+        let unanswered = standing.failure.or_else(|| self.failure.clone());
+        let unanswered = unanswered.map(|why| (format!("names are not answered: {why}"), advice));
+        let advice = "mend it, or choose another names.resolver; it is tried again and again";
+        let unknown =
+            standing.wiring.problem.map(|why| (format!("names are not in this host's resolver: {why}"), advice));
+        unanswered.into_iter().chain(unknown).collect()
+    }
+
+    /// Ends answering. At a stop the host's resolver forgets the names; a restart leaves them there.
+    pub(super) fn end(&mut self, stops: bool) {
+        if let Some(service) = self.service.take().filter(|_| stops) {
+            service.stop();
+        }
     }
 }
 
@@ -58,6 +71,7 @@ impl Driver {
     /// Answers what the configuration and the members say now; at a start, after a reload, and whenever members change.
     pub(super) fn publish_names(&mut self) {
         let Some(order) = self.name_order() else {
+            self.names.end(true);
             self.names = Names::default();
             return;
         };
@@ -82,8 +96,33 @@ impl Driver {
     }
 
     fn name_order(&self) -> Option<Order> {
-        let listen = self.config.names.listen?;
-        Some(Order { listen: Some(listen), picture: self.named()? })
+        let settings = &self.config.names;
+        if settings.listen.is_none() && settings.resolver == Resolver::Off {
+            return None;
+        }
+        let picture = self.named()?;
+        let wired = (settings.resolver != Resolver::Off).then(|| Wired {
+            wiring: Wiring {
+                resolver: settings.resolver,
+                mesh: self.config.mesh.name.clone(),
+                interface: self.interface.clone(),
+                server: settings.listen,
+                domains: Wiring::domains(&picture.suffix, picture.overlay),
+                hosts: picture.hosts(),
+            },
+            handed: (!nix::unistd::geteuid().is_root()).then(|| handed_over(&self.config)),
+        });
+        Some(Order { listen: settings.listen, picture, wired })
+    }
+
+    /// Takes out of the host's resolver what a crashed predecessor left there that this configuration does not want.
+    pub(super) async fn clear_names(&self) {
+        if self.config.names.resolver != Resolver::Off || !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        if let Err(error) = names::undo(&self.config.mesh.name).await {
+            tracing::debug!("what names a predecessor left stays: {error}");
+        }
     }
 
     /// Who has which name; `None` where the configuration gives no suffix, which it has been checked for.
@@ -131,11 +170,14 @@ impl Driver {
                 suffix: String::new(),
                 listen: None,
                 failure: None,
+                resolver: None,
+                resolver_failure: None,
                 questions: None,
                 names: Vec::new(),
             };
         };
         let standing = self.names.service.as_ref().map(Service::standing);
+        let wiring = standing.as_ref().map(|standing| standing.wiring.clone()).unwrap_or_default();
         let shown = |name: &str| format!("{name}.{}", picture.suffix);
         let of_member = |member: &Member| NameEntry {
             name: shown(member.name.as_str()),
@@ -158,6 +200,8 @@ impl Driver {
                 .as_ref()
                 .and_then(|standing| standing.failure.clone())
                 .or_else(|| self.names.failure.clone()),
+            resolver: wiring.way.map(|way| way.to_string()),
+            resolver_failure: wiring.problem,
             questions: standing.map(|standing| NameQuestions {
                 answered: standing.counters.answered,
                 strangers: standing.counters.strangers,
@@ -169,8 +213,13 @@ impl Driver {
     }
 }
 
+/// Where a daemon without root's rights hands its names to root, and root looks for them: beside the socket.
+pub(crate) fn handed_over(config: &Config) -> PathBuf {
+    config.files.socket.with_file_name("names")
+}
+
 /// What stands behind every name; `None` where the mesh's name cannot, and the configuration gives nothing else.
-fn suffix(config: &Config) -> Option<Suffix> {
+pub(crate) fn suffix(config: &Config) -> Option<Suffix> {
     config.names.suffix.clone().or_else(|| config.mesh.name.parse().ok())
 }
 

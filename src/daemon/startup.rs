@@ -321,6 +321,7 @@ async fn serve(
     driver.forwards = Forwards::new(found.switches);
     driver.forwards.start(&driver.config);
     driver.name_targets();
+    driver.clear_names().await;
     driver.publish_names();
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let tools = Tools::serve(&driver.interface, Arc::clone(&backend));

@@ -63,6 +63,21 @@ impl Picture {
         AliasTarget::Forward(forward.clone()).to_string()
     }
 
+    /// Everything as a file of hosts has it: addresses with whole names, this node first.
+    pub fn hosts(&self) -> Vec<(IpAddr, String)> {
+        let whole = |name: &str| format!("{name}.{}", self.suffix);
+        let mut hosts = Vec::new();
+        for member in [&self.own].into_iter().chain(&self.members) {
+            hosts.extend([IpAddr::V4(member.v4), IpAddr::V6(member.v6)].map(|ip| (ip, whole(member.name.as_str()))));
+        }
+        for alias in &self.aliases {
+            let is_member = alias.name.parse().is_ok_and(|name| self.member(&name).is_some());
+            let addresses = alias.addresses.iter().filter(|_| !is_member);
+            hosts.extend(addresses.map(|address| (*address, whole(&alias.name))));
+        }
+        hosts
+    }
+
     /// The domains under which the overlay's addresses are named.
     pub fn reverse_zones(&self) -> ReverseZones {
         ReverseZones::of(self.overlay.0, self.overlay.1)

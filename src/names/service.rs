@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::UdpSocket;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::answer::{LARGEST, answer};
 use super::askers::{Admission, Askers};
+use super::keeper::{Wired, WiringStanding, keep};
 use super::picture::Picture;
 use super::zone::Zone;
 use crate::platform::clock;
@@ -33,6 +34,8 @@ pub struct Order {
     pub listen: Option<SocketAddr>,
     /// The names.
     pub picture: Picture,
+    /// What the host's resolver is to know; nothing where `None`.
+    pub wired: Option<Wired>,
 }
 
 /// Questions since the start.
@@ -57,6 +60,8 @@ pub struct Standing {
     pub failure: Option<String>,
     /// Its questions.
     pub counters: Counters,
+    /// Whether the host's resolver knows the names.
+    pub wiring: WiringStanding,
 }
 
 /// Where it answers now, or why it does not where it should.
@@ -68,8 +73,9 @@ struct Place {
 
 /// What the thread tells.
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     place: Mutex<Place>,
+    wiring: Mutex<WiringStanding>,
     answered: AtomicU64,
     strangers: AtomicU64,
     too_many: AtomicU64,
@@ -79,9 +85,8 @@ struct Shared {
 /// The names of a mesh, answered on a thread of their own: whoever asks a thousand questions a second keeps nobody waiting.
 #[derive(Debug)]
 pub struct Service {
-    orders: watch::Sender<Order>,
     /// Dropped to end the thread.
-    stop: Option<oneshot::Sender<()>>,
+    orders: Option<watch::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
@@ -95,18 +100,20 @@ impl Service {
     pub fn start(order: Order) -> io::Result<Service> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, taken) = watch::channel(order);
-        let (stop, stopped) = oneshot::channel::<()>();
         let shared = Arc::<Shared>::default();
         let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("names".to_owned()).spawn(move || {
-            runtime.block_on(serve(taken, stopped, &told));
+            runtime.block_on(async { tokio::join!(serve(taken.clone(), &told), keep(taken, &told)) });
+            // A look-up may still wait for a resolver that says nothing.
+            runtime.shutdown_background();
         })?;
-        Ok(Service { orders, stop: Some(stop), thread: Some(thread), shared })
+        Ok(Service { orders: Some(orders), thread: Some(thread), shared })
     }
 
     /// Changes what is answered, at once.
     pub fn order(&self, order: Order) {
-        self.orders.send_if_modified(|current| {
+        let Some(orders) = &self.orders else { return };
+        orders.send_if_modified(|current| {
             let changes = *current != order;
             if changes {
                 *current = order;
@@ -115,9 +122,11 @@ impl Service {
         });
     }
 
-    /// What is answered, and where it should be.
-    pub fn ordered(&self) -> Order {
-        self.orders.borrow().clone()
+    /// Ends it, and takes the names out of the host's resolver; merely dropped, it leaves them there for its successor.
+    pub fn stop(self) {
+        if let Some(orders) = &self.orders {
+            orders.send_modify(|order| order.wired = None);
+        }
     }
 
     /// How it does.
@@ -134,13 +143,14 @@ impl Service {
                 too_many: count(&shared.too_many),
                 malformed: count(&shared.malformed),
             },
+            wiring: shared.wiring(),
         }
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.stop.take();
+        self.orders.take();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has told so itself.
             let _ = thread.join();
@@ -161,7 +171,7 @@ impl Drop for Listener {
 }
 
 /// Does what is ordered, until the end is.
-async fn serve(mut orders: watch::Receiver<Order>, mut stopped: oneshot::Receiver<()>, shared: &Arc<Shared>) {
+async fn serve(mut orders: watch::Receiver<Order>, shared: &Arc<Shared>) {
     let mut serial = 0_u32;
     let mut zone_of = |order: &Order| {
         // It rises also over restarts, as long as names change less than once a second on average.
@@ -184,15 +194,21 @@ async fn serve(mut orders: watch::Receiver<Order>, mut stopped: oneshot::Receive
                 Listener { address, task: tokio::spawn(answering).abort_handle() }
             });
         }
-        tokio::select! {
-            changed = orders.changed() => if changed.is_err() { return },
-            // Its other end is dropped: the end.
-            _ = &mut stopped => return,
+        if orders.changed().await.is_err() {
+            return;
         }
     }
 }
 
 impl Shared {
+    pub(super) fn tell_wiring(&self, news: WiringStanding) {
+        *self.wiring.lock().unwrap_or_else(PoisonError::into_inner) = news;
+    }
+
+    pub(super) fn wiring(&self) -> WiringStanding {
+        self.wiring.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Says where it answers, or why it does not; returns whether that is news.
     fn tell(&self, news: Place) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);

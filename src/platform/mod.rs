@@ -25,6 +25,7 @@ pub mod clock;
 mod control_data;
 pub mod device_mark;
 pub mod file;
+pub mod foreign_file;
 pub mod handover;
 pub mod host_facts;
 pub mod host_state;

@@ -2,8 +2,8 @@
 
 use toml::de::DeTable;
 
-use super::{Reader, text_as};
-use crate::config::names::{Alias, Names, Suffix};
+use super::{Reader, one_of, text_as};
+use crate::config::names::{Alias, Names, Resolver, Suffix};
 use crate::config::{Forward, Mesh};
 use crate::identity::NodeName;
 
@@ -12,12 +12,19 @@ impl Reader {
         let section = self.section(document, "names");
         let listen = self.page_listen(&section, Names::PORT, mesh);
         let suffix: Option<Suffix> = self.optional(&section, "suffix", text_as);
-        if let Some(mesh) = mesh.filter(|_| listen.is_some() && section.get("suffix").is_none())
+        let resolver = self.optional(&section, "resolver", |value| one_of(value, Resolver::ALL, Resolver::name));
+        let resolver = resolver.unwrap_or_default();
+        // A wrong address is told above.
+        if let Some(problem) = resolver.clash(listen).filter(|_| listen.is_some() == section.get("listen").is_some()) {
+            self.complain(&section, "listen", &problem);
+        }
+        let is_used = listen.is_some() || resolver != Resolver::Off;
+        if let Some(mesh) = mesh.filter(|_| is_used && section.get("suffix").is_none())
             && let Err(problem) = mesh.name.parse::<Suffix>()
         {
             self.complain(&section, "suffix", &format!("the mesh's name cannot stand for it: {problem}"));
         }
-        Names { listen, suffix }
+        Names { listen, suffix, resolver }
     }
 
     pub(super) fn aliases(
