@@ -9,6 +9,7 @@ mod databases_over_the_mesh;
 mod doctor;
 mod faults;
 mod firewall;
+mod forwards;
 mod gateways;
 mod harness;
 mod lab;
@@ -19,12 +20,14 @@ mod monitors;
 mod names;
 mod nat;
 mod networks;
+mod night;
 mod outages;
 mod page_fixture;
 mod past;
 mod path_mtu;
 mod paths;
 mod policy;
+mod rebuilt;
 mod restart;
 mod revocation;
 mod scene;
@@ -72,8 +75,16 @@ fn main() -> ExitCode {
             service::CASES,
             doctor::CASES,
             restart::CASES,
+            forwards::CASES,
+            rebuilt::CASES,
             supervised::CASES,
         ],
-        &[databases_over_the_mesh::CASES, monitors::LONG_CASES, ledger::LONG_CASES, wireguard::LONG_CASES],
+        &[
+            databases_over_the_mesh::CASES,
+            monitors::LONG_CASES,
+            ledger::LONG_CASES,
+            night::LONG_CASES,
+            wireguard::LONG_CASES,
+        ],
     )
 }

@@ -24,7 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Beside the daemon's other work, because it is files and a thread: telemetry fills its buckets and stays pure.
     ("history", &["identity", "platform", "telemetry", "time"]),
     // A thread and sockets, beside the data plane and apart from it: connections are the kernel's, packets are ours.
-    ("forward", &["config", "identity", "platform", "time"]),
+    // `telemetry` for how times are counted.
+    ("forward", &["config", "identity", "platform", "telemetry", "time"]),
     // A thread and a socket as well, and what they answer; `control` for its token buckets.
     ("names", &["config", "control", "identity", "platform", "time"]),
     ("api", &["identity", "time", "wire"]),

@@ -185,11 +185,19 @@ fn cells(forward: &ForwardStatus, target: &ForwardTarget) -> [Cell; 9] {
         state,
         target.open.to_string().into(),
         target.opened.to_string().into(),
-        target.failed.to_string().into(),
+        failures(target).into(),
         connect.into(),
         quantity::bytes(target.to_target_bytes).into(),
         quantity::bytes(target.to_client_bytes).into(),
     ]
+}
+
+/// Attempts that failed, and their share of all.
+fn failures(target: &ForwardTarget) -> String {
+    match target.opened + target.failed {
+        0 => "0".to_owned(),
+        all => format!("{} ({:.2}%)", target.failed, target.failed as f64 * 100.0 / all as f64),
+    }
 }
 
 /// What does not fit a table: failures, where it listens, what was switched.
@@ -257,9 +265,9 @@ mod tests {
     #[test]
     fn what_is_used_by_hand_and_what_fails_is_told() {
         insta::assert_snapshot!(anstream::adapter::strip_str(&render_one(&fake::forwards())).to_string(), @"
-        FORWARD  TARGET    USED     STATE  OPEN   MADE  FAILED      CONNECT p50/p99  TO TARGET  TO CLIENT
-        orders   db1:3306           down      1  41001       3  10.40 ms / 12.90 ms   1.18 MiB   94.2 MiB
-                 db2:3306  by hand  up       12  41012       3  10.40 ms / 12.90 ms   1.18 MiB   94.2 MiB
+        FORWARD  TARGET    USED     STATE  OPEN   MADE     FAILED      CONNECT p50/p99  TO TARGET  TO CLIENT
+        orders   db1:3306           down      1  41001  3 (0.01%)  10.40 ms / 12.90 ms   1.18 MiB   94.2 MiB
+                 db2:3306  by hand  up       12  41012  3 (0.01%)  10.40 ms / 12.90 ms   1.18 MiB   94.2 MiB
 
         orders: listens on 127.0.0.1:3306; switched 1m30s ago, --back uses db1:3306
           db1:3306: Connection refused (os error 111)

@@ -18,6 +18,7 @@ use crate::forward::{Connection, Forward, Health, Picture, Service, ServiceError
 use crate::identity::NodeName;
 use crate::platform::clock;
 use crate::telemetry::EventKind;
+use crate::telemetry::metrics::{ForwardSnapshot, ForwardTargetSnapshot};
 
 /// The forwards, and what was switched by hand.
 #[derive(Default)]
@@ -84,6 +85,12 @@ impl Forwards {
     fn statuses(&self) -> Vec<ForwardStatus> {
         let forwards = self.service.iter().flat_map(Service::iter);
         forwards.map(|(name, forward)| status_of(&forward.picture(), self.switches.get(name))).collect()
+    }
+
+    /// What monitors are told of the forwards.
+    pub(super) fn snapshots(&self) -> Vec<ForwardSnapshot> {
+        let forwards = self.service.iter().flat_map(Service::iter);
+        forwards.map(|(_, forward)| snapshot_of(&forward.picture())).collect()
     }
 
     /// What is wrong with forwards, or other than in the configuration: whether it needs doing, what it is, and what to do.
@@ -275,6 +282,28 @@ fn target_of(picture: &crate::forward::TargetPicture, in_use: bool) -> ForwardTa
         to_client_bytes: picture.to_client,
         connect_p50_seconds: picture.connect.map(|(p50, _)| p50.as_secs_f64()),
         connect_p99_seconds: picture.connect.map(|(_, p99)| p99.as_secs_f64()),
+    }
+}
+
+fn snapshot_of(picture: &Picture) -> ForwardSnapshot {
+    let target = |(place, target): (usize, &crate::forward::TargetPicture)| ForwardTargetSnapshot {
+        target: target.target.to_string(),
+        up: match target.health {
+            Health::Unknown => None,
+            Health::Up => Some(true),
+            Health::Down => Some(false),
+        },
+        in_use: place == picture.choice.target,
+        open: target.open,
+        made: target.opened,
+        failed: target.failed,
+        bytes: [target.to_target, target.to_client],
+        connects: target.connects.clone(),
+    };
+    ForwardSnapshot {
+        name: picture.settings.name.to_string(),
+        refused: picture.refused,
+        targets: picture.targets.iter().enumerate().map(target).collect(),
     }
 }
 

@@ -40,6 +40,7 @@ impl Driver {
             site: site_of(&self.engine.certificate().certificate().tags),
             now,
             per_link: self.config.metrics.per_link,
+            forwards: self.forwards.snapshots(),
             firing: self.alerts.firing(),
             receivers: self
                 .alerts

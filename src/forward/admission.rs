@@ -17,6 +17,7 @@ use super::{proxy_header, selection};
 use crate::config::{self, ForwardSource, Target, TargetHost};
 use crate::identity::NodeName;
 use crate::platform::clock;
+use crate::telemetry::DelayHistogram;
 use crate::time::Instant;
 
 /// Connect times kept of each target, for its percentiles.
@@ -66,6 +67,7 @@ struct Counters {
     to_target: u64,
     to_client: u64,
     connect_times: VecDeque<Duration>,
+    connects: DelayHistogram,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,8 @@ pub struct TargetPicture {
     pub to_client: u64,
     /// Time to connect, the median and the 99th percentile of the last thousand.
     pub connect: Option<(Duration, Duration)>,
+    /// All of them.
+    pub connects: DelayHistogram,
 }
 
 /// An open connection.
@@ -336,6 +340,7 @@ impl Forward {
                 to_target: counters.to_target + sum(|moved| &moved.to_target),
                 to_client: counters.to_client + sum(|moved| &moved.to_client),
                 connect: percentiles(&counters.connect_times),
+                connects: counters.connects.clone(),
             }
         });
         let connections = state.open.values().map(|open| {
@@ -438,6 +443,7 @@ impl Forward {
             counters.connect_times.pop_front();
         }
         counters.connect_times.push_back(now.saturating_since(began));
+        counters.connects.record(now.saturating_since(began));
         let moved = Arc::new(Moved::default());
         moved.last.store(now.as_nanos(), Ordering::Relaxed);
         let number = state.next;

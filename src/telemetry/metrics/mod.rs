@@ -5,6 +5,7 @@
 //! instead of ages. A peer that has gone takes its series with it.
 
 mod exposition;
+mod forwards;
 mod links;
 mod plain;
 mod sites;
@@ -13,7 +14,7 @@ mod snapshot;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-pub use snapshot::{LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
+pub use snapshot::{ForwardSnapshot, ForwardTargetSnapshot, LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
 
 /// The formats that a monitor may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub stages: Vec<(&'static str, DelayHistogram)>,
     /// How late probes were sent or judged.
     pub probe_lag: DelayHistogram,
+    /// The forwards, in the order of their names.
+    pub forwards: Vec<ForwardSnapshot>,
     /// How unwell this node is, from 0 to 7.
     pub health: u8,
     /// How often this host's clock was set since the daemon started.
@@ -73,6 +75,38 @@ pub struct ReceiverSnapshot {
     pub name: String,
     /// How it does.
     pub health: Health,
+}
+
+/// A forward at one moment.
+#[derive(Clone, Debug)]
+pub struct ForwardSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Connections refused because there were too many.
+    pub refused: u64,
+    /// Its targets, in the order of the configuration.
+    pub targets: Vec<ForwardTargetSnapshot>,
+}
+
+/// A target of a forward at one moment.
+#[derive(Clone, Debug)]
+pub struct ForwardTargetSnapshot {
+    /// The target as the configuration writes it.
+    pub target: String,
+    /// Whether it takes connections; `None` before it was looked at.
+    pub up: Option<bool>,
+    /// Whether new connections go there.
+    pub in_use: bool,
+    /// Connections that are open.
+    pub open: u64,
+    /// Connections that were made.
+    pub made: u64,
+    /// Attempts to connect that failed.
+    pub failed: u64,
+    /// Bytes from clients, and bytes to them.
+    pub bytes: [u64; 2],
+    /// How long it took to connect.
+    pub connects: DelayHistogram,
 }
 
 /// One link at one moment.

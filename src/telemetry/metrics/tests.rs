@@ -42,6 +42,13 @@ fn delays() -> DelayHistogram {
     delays
 }
 
+fn target((target, up, in_use): (&str, Option<bool>, bool)) -> ForwardTargetSnapshot {
+    let mut connects = DelayHistogram::default();
+    connects.record(Duration::from_millis(2));
+    let target = target.to_owned();
+    ForwardTargetSnapshot { target, up, in_use, open: 2, made: 9, failed: 1, bytes: [100, 200], connects }
+}
+
 fn snapshot() -> Snapshot {
     Snapshot {
         version: "0.1.0".to_owned(),
@@ -56,6 +63,11 @@ fn snapshot() -> Snapshot {
         drops: [0; DropReason::ALL.len()],
         stages: vec![("tun_rx", DelayHistogram::default()), ("udp_rx", delays())],
         probe_lag: delays(),
+        forwards: vec![ForwardSnapshot {
+            name: "orders".to_owned(),
+            refused: 3,
+            targets: [("db1:3306", Some(true), true), ("db2:3306", None, false)].map(target).into(),
+        }],
         health: 1,
         clock_steps: 2,
         history_bytes: Some(4_096),
@@ -102,9 +114,19 @@ fn a_link_is_told_in_both_formats() {
         "meshd_members 3.0",
         "meshd_alerts_firing{severity=\"ticket\"} 2.0",
         "meshd_alert_deliveries_total{receiver=\"ops\"} 7",
+        "# TYPE meshd_forward_bytes counter",
+        "meshd_forward_connections{forward=\"orders\",target=\"db1:3306\"} 2.0",
+        "meshd_forward_connections_made_total{forward=\"orders\",target=\"db1:3306\"} 9",
+        "meshd_forward_connect_failures_total{forward=\"orders\",target=\"db2:3306\"} 1",
+        "meshd_forward_refused_connections_total{forward=\"orders\"} 3",
+        "meshd_forward_bytes_total{forward=\"orders\",target=\"db1:3306\",direction=\"to_client\"} 200",
+        "meshd_forward_connect_seconds_sum{forward=\"orders\",target=\"db1:3306\"} 0.002",
+        "meshd_forward_target_in_use{forward=\"orders\",target=\"db2:3306\"} 0.0",
+        "meshd_forward_target_up{forward=\"orders\",target=\"db1:3306\"} 1.0",
     ] {
         assert!(open.lines().any(|found| found == line), "{line} in {open}");
     }
+    assert!(!open.contains("meshd_forward_target_up{forward=\"orders\",target=\"db2:3306\"}"), "nobody looked yet");
     let plain = render(snapshot(), Format::Plain);
     for line in ["# TYPE meshd_link_data_bytes_total counter", "# TYPE meshd_build_info gauge"] {
         assert!(plain.lines().any(|found| found == line), "{line} in {plain}");
