@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use meshd::api::{PathList, PeerPaths, PeerState};
+use meshd::api::{PathKind, PathList, PeerPaths, PeerState};
 
 use crate::harness::Case;
 use crate::lab::error::Context;
@@ -16,6 +16,7 @@ use crate::scene::{LONG, Scene};
 /// The cases of this file.
 pub const CASES: &[Case] = &[
     Case { name: "paths::a_path_that_dies_is_left_for_another", needs: &[], run: dead_path },
+    Case { name: "paths::a_link_whose_path_dies_goes_by_a_relay", needs: &[], run: relayed },
     Case { name: "paths::a_host_whose_address_changes_is_followed", needs: &[], run: changed_address },
 ];
 
@@ -55,6 +56,74 @@ fn dead_path(lab: &Lab) -> Result<()> {
         assert_eq!(peer_state(&mesh.status(host)?, other.name()), Some(PeerState::Up));
     }
     flow.exchange(b"after")
+}
+
+/// ```text
+///     a-x-b           nothing passes between a and b; both reach c and d, which may relay, and e, which may not
+///      \\ //
+///      c d  e
+/// ```
+fn relayed(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["a", "b", "c", "d", "e"])?;
+    let (mesh, all) = (&scene.mesh, scene.all());
+    for (host, underlay) in all.iter().zip(&scene.underlay).skip(1) {
+        let grant: &[&str] = if ["c", "d"].contains(&host.name()) { &["--relay"] } else { &[] };
+        mesh.admit_offline_with(host, *underlay, grant)?;
+    }
+    mesh.start(&all)?;
+    mesh.wait_until_all_up(&all, LONG)?;
+    let (a, b) = (all[0], all[1]);
+    let mut flow = scene.flow(0, 1)?;
+    for round in 1..=3 {
+        flow.exchange(b"directly")?;
+        let cut = Instant::now();
+        scene.wan.link("a", "b").blackhole(true);
+        flow.exchange(b"by a relay")?;
+        println!("    round {round}: the direct path died: the connection goes on after {:.2?}", cut.elapsed());
+        // More than the packets of a link without a relay would carry.
+        flow.exchange(&vec![7; 64 << 10])?;
+        for (host, other) in [(a, b), (b, a)] {
+            wait_for_paths(mesh, host, other, "a relay in use", |paths| via(paths).is_some())?;
+        }
+        scene.check_every_pair(&[a, b])?;
+        scene.wan.link("a", "b").blackhole(false);
+        for (host, other) in [(a, b), (b, a)] {
+            wait_for_paths(mesh, host, other, "the direct path in use", |paths| via(paths).is_none())?;
+        }
+        println!("    round {round}: {:.0?} later it is taken again", cut.elapsed());
+    }
+    scene.wan.link("a", "b").blackhole(true);
+    flow.exchange(b"by a relay again")?;
+    let warm = |paths: &PeerPaths| {
+        via(paths).is_some()
+            && paths.paths.iter().filter(|path| path.kind == PathKind::Relay && path.answered > 0).count() == 2
+    };
+    wait_for_paths(mesh, a, b, "two relays that answer", warm)?;
+    wait_for_paths(mesh, b, a, "two relays that answer", warm)?;
+    let first = via(&paths(mesh, a, b)?).expect("waited for");
+    let shown = mesh.ctl(a).args(["status"]).check()?;
+    assert!(shown.contains(&format!("via {first}")), "{shown}");
+    let relay = all.iter().find(|host| host.name() == first).expect("a relay is a host");
+    let other = if first == "c" { "d" } else { "c" };
+    mesh.kill(relay)?;
+    let died = Instant::now();
+    flow.exchange(b"by the other relay")?;
+    println!("    the relay died: the connection goes on by the other one after {:.2?}", died.elapsed());
+    for (host, end) in [(a, b), (b, a)] {
+        wait_for_paths(mesh, host, end, "the other relay in use", |paths| via(paths).as_deref() == Some(other))?;
+    }
+    // The last relay is taken out of the mesh while it is in use. The one host left may not relay, so the link is down.
+    let last = all.iter().find(|host| host.name() == other).expect("a relay is a host");
+    mesh.ctl(a).args(["revoke", last.name(), "--yes"]).check()?;
+    mesh.wait_until_seen(&[a], b, PeerState::Down, LONG)?;
+    assert_ne!(via(&paths(mesh, a, b)?).as_deref(), Some(other));
+    scene.wan.link("a", "b").blackhole(false);
+    flow.exchange(b"directly again")
+}
+
+/// The relay in use.
+fn via(paths: &PeerPaths) -> Option<String> {
+    paths.paths.iter().find(|path| path.in_use)?.via.clone()
 }
 
 /// ```text

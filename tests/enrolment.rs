@@ -97,6 +97,7 @@ impl Backend for Inviter {
                 endpoints: Vec::new(),
                 certificate_expires: certificate.not_after.into(),
                 protocol_version: None,
+                relays: false,
                 revoked: false,
                 is_self: false,
             }

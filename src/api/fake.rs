@@ -242,6 +242,8 @@ pub(crate) fn ping_lines() -> Vec<PingLine> {
 /// A peer with three paths, one of them dead, and one that nothing is known of.
 pub(crate) fn paths() -> PathList {
     let path = |last: u8, local: Option<u8>, in_use: bool, rtt: Option<f64>| PathState {
+        kind: PathKind::Direct,
+        via: None,
         endpoint: ([198, 51, 100, last], 7655).into(),
         local: local.map(|local| [203, 0, 113, local].into()),
         in_use,
@@ -262,6 +264,7 @@ pub(crate) fn paths() -> PathList {
         path(2, Some(5), true, Some(0.010_31)),
         path(3, Some(5), false, Some(0.024_9)),
         path(2, Some(6), false, None),
+        PathState { kind: PathKind::Relay, via: Some("web1".into()), ..path(9, None, false, Some(0.031_2)) },
     ];
     let peers = vec![peer("db1", Some(PathReason::Silence), of_db1), peer("web9", None, Vec::new())];
     PathList { schema: SCHEMA, now: time(NOW), peers }
@@ -658,6 +661,7 @@ impl Backend for Fake {
             endpoints: vec!["198.51.100.2:7655".parse().unwrap()],
             certificate_expires: peer.certificate_expires,
             protocol_version: Some(1),
+            relays: peer.name == "web2",
             revoked: peer.name == "old1",
             is_self: false,
         };

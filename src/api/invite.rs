@@ -27,6 +27,9 @@ pub struct InviteRequest {
     pub address: Option<Ipv4Addr>,
     /// How long the token can be used, in seconds.
     pub lifetime_seconds: u64,
+    /// Whether other nodes may send through the new one.
+    #[serde(default)]
+    pub relay: bool,
     /// A known name may get new keys: the same host, built again.
     #[serde(default)]
     pub replace: bool,

@@ -87,6 +87,9 @@ pub struct Member {
     /// The version of the protocol it speaks; absent until its record has arrived.
     #[serde(default)]
     pub protocol_version: Option<u16>,
+    /// Its certificate lets others send through it.
+    #[serde(default)]
+    pub relays: bool,
     /// It was revoked.
     pub revoked: bool,
     /// It is this node.

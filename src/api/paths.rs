@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{PathKind, Timestamp};
 
 /// The paths of every link of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,13 +44,20 @@ pub enum PathReason {
     Silence,
     /// It is better than the one before by more than chance makes of it.
     Better,
+    /// It is direct and answers again, where a relay was in use.
+    Direct,
 }
 
 /// One path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PathState {
-    /// The peer's endpoint.
+    /// What kind of path it is.
+    pub kind: PathKind,
+    /// Where packets are sent: the peer's endpoint, or the relay's.
     pub endpoint: SocketAddr,
+    /// The relay's name, for a relayed path.
+    #[serde(default)]
+    pub via: Option<String>,
     /// The address of this host that packets leave from; absent where it has only one of that family.
     pub local: Option<IpAddr>,
     /// Whether packets take it.

@@ -75,6 +75,7 @@ async fn every_call_reaches_its_method() {
         shared_priority: None,
         address: None,
         lifetime_seconds: 60,
+        relay: true,
         replace: false,
         delegated: None,
     };

@@ -1,6 +1,6 @@
 //! The arguments of both binaries.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::events::EventsArgs;
 use super::forward::ForwardArgs;
+use super::grant::GrantArgs;
 use super::paths::PathsArgs;
 use super::policy::PolicyArgs;
 use crate::config::{DEFAULT_PATH, duration};
-use crate::identity::{NodeName, Priority, Shares, Tag};
+use crate::identity::NodeName;
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -232,6 +233,9 @@ pub struct InitArgs {
     /// Where the daemon listens; every address, on the endpoint's port, unless given.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Lets other nodes send through this one, sealed, where they do not reach each other.
+    #[arg(long)]
+    pub relay: bool,
     /// The directory to write to; the configuration file's directory unless given.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -244,41 +248,6 @@ pub struct InitArgs {
     /// Leaves the authority's key out of the configuration, so that it can be kept elsewhere.
     #[arg(long)]
     pub offline_authority: bool,
-}
-
-/// What is granted to a node.
-#[derive(Clone, Debug, Default, Args)]
-pub struct GrantArgs {
-    /// A tag for the node; may be given several times.
-    #[arg(long, value_name = "TAG")]
-    pub tag: Vec<Tag>,
-    /// A network the node may carry; may be given several times.
-    #[arg(long, value_name = "CIDR")]
-    pub route: Vec<IpNet>,
-    /// Other nodes may carry these networks as well: gateways in pairs. Each must be signed so, for exactly the same network.
-    #[arg(long, requires = "route")]
-    pub shared: bool,
-    /// How much this node is preferred among those, 1 to 255; the highest that works carries the traffic.
-    #[arg(long, value_name = "N", requires = "shared", default_value_t = Priority::DEFAULT)]
-    pub priority: Priority,
-    /// The node's overlay address; the lowest free one unless given.
-    #[arg(long, value_name = "ADDRESS")]
-    pub address: Option<Ipv4Addr>,
-    /// Lets a known name get new keys: the same host, built again.
-    #[arg(long)]
-    pub replace: bool,
-}
-
-impl GrantArgs {
-    /// The priority at which the networks are shared; nothing where they are the node's alone.
-    pub fn shared_priority(&self) -> Option<Priority> {
-        self.shared.then_some(self.priority)
-    }
-
-    /// What of the networks is shared.
-    pub fn shares(&self) -> Shares {
-        self.shared_priority().map(|priority| Shares::all(&self.route, priority)).unwrap_or_default()
-    }
 }
 
 /// Where the authority's key is.

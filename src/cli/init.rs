@@ -69,7 +69,7 @@ fn found(args: &InitArgs) -> Result<Founded, Failure> {
         prefixes: Vec::new(),
         shares: Default::default(),
         tags: Vec::new(),
-        permissions: Permissions::default(),
+        permissions: Permissions { relay: args.relay, ..Permissions::default() },
         keys: Some(keys.public()),
         replace_keys: false,
         not_after: term.not_after,

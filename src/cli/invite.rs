@@ -15,9 +15,7 @@ use super::table::{Align, Cell, Table};
 use crate::api::{
     Client, DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteState, Invited, NodeInfo,
 };
-use crate::identity::{
-    Delegation, DelegationTerms, MeshId, NodeId, NodeName, Permissions, Priority, Term, VerifyingKey, Wish,
-};
+use crate::identity::{Delegation, DelegationTerms, MeshId, NodeId, NodeName, Priority, Term, VerifyingKey, Wish};
 use crate::platform::clock;
 
 /// Makes, lists or revokes invites.
@@ -53,6 +51,7 @@ fn request(args: &InviteArgs, name: &NodeName) -> InviteRequest {
         shared_priority: args.grant.shared_priority().map(Priority::get),
         address: args.grant.address,
         lifetime_seconds: args.expires.as_secs(),
+        relay: args.grant.relay,
         replace: args.grant.replace,
         delegated: None,
     }
@@ -86,7 +85,7 @@ async fn delegated(client: &Client, args: &InviteArgs, name: &NodeName) -> Resul
         prefixes: args.grant.route.clone(),
         shares: args.grant.shares(),
         tags: args.grant.tag.clone(),
-        permissions: Permissions::default(),
+        permissions: args.grant.permissions(),
         keys: None,
         replace_keys: args.grant.replace,
         not_after: now + args.expires + Term::OFFLINE,

@@ -25,7 +25,9 @@ pub fn render(members: &Members) -> String {
     ]);
     let joined = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
     for member in &members.members {
-        let name = if member.is_self { format!("{} (this node)", member.name) } else { member.name.clone() };
+        let mut name = member.name.clone();
+        name.push_str(if member.is_self { " (this node)" } else { "" });
+        name.push_str(if member.relays { ", relay" } else { "" });
         let until = member.certificate_expires.to_string();
         table.row([
             Cell::styled(name, STRONG),
@@ -80,9 +82,9 @@ mod tests {
         members.members[1].is_self = true;
         members.members[1].tags.clear();
         insta::assert_snapshot!(anstream::adapter::strip_str(&render(&members)).to_string(), @r#"
-            NAME              ADDRESS    IPV6                   ENDPOINTS          ROUTES        TAGS  CERTIFICATE UNTIL
-            old1              10.77.0.8  fd12:3456:789a::a4d:8  198.51.100.2:7655  192.0.2.0/24  db    revoked
-            web2 (this node)  10.77.0.4  fd12:3456:789a::a4d:4  198.51.100.2:7655  192.0.2.0/24  -     2027-06-10T14:02:00Z
+            NAME                     ADDRESS    IPV6                   ENDPOINTS          ROUTES        TAGS  CERTIFICATE UNTIL
+            old1                     10.77.0.8  fd12:3456:789a::a4d:8  198.51.100.2:7655  192.0.2.0/24  db    revoked
+            web2 (this node), relay  10.77.0.4  fd12:3456:789a::a4d:4  198.51.100.2:7655  192.0.2.0/24  -     2027-06-10T14:02:00Z
         "#);
     }
 }

@@ -14,6 +14,7 @@ mod events;
 mod exit;
 mod forward;
 mod generate;
+mod grant;
 mod history;
 mod init;
 mod invite;

@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::output::{HEADING, STRONG};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{PathList, PathReason, PathState, PeerPaths};
+use crate::api::{PathKind, PathList, PathReason, PathState, PeerPaths};
 
 /// `meshctl paths`.
 #[derive(Debug, Args)]
@@ -76,8 +76,15 @@ fn cells(path: &PathState) -> [Cell; 7] {
     let last = path.heard_seconds.map_or("-".to_owned(), |heard| format!("{} ago", quantity::age(heard as u64)));
     [
         if path.in_use { "yes".into() } else { "".into() },
-        path.endpoint.to_string().into(),
-        path.local.map_or("any".to_owned(), |local| local.to_string()).into(),
+        match &path.via {
+            Some(via) => format!("via {via}").into(),
+            None => path.endpoint.to_string().into(),
+        },
+        match (path.local, path.kind) {
+            (Some(local), _) => local.to_string().into(),
+            (None, PathKind::Relay) => "".into(),
+            (None, _) => "any".into(),
+        },
         time(path.rtt_seconds).into(),
         answered.into(),
         last.into(),
@@ -90,6 +97,7 @@ fn why(reason: PathReason) -> &'static str {
         PathReason::Session => "the session was made there",
         PathReason::Moved => "the peer, or this host, moved, and it answered there",
         PathReason::Silence => "the one before fell silent, and this one answered",
+        PathReason::Direct => "it is direct and answered three times in a row, where a relay was in use",
         PathReason::Better => "it was better than the one before, three times in a row",
     }
 }
@@ -106,6 +114,7 @@ mod tests {
         db1   yes   198.51.100.2:7655  203.0.113.5  10.31 ms     20/20  12s ago  10.31 ms
                     198.51.100.3:7655  203.0.113.5  24.90 ms     20/20  12s ago  24.90 ms
                     198.51.100.2:7655  203.0.113.6         -      0/20        -         -
+                    via web1                        31.20 ms     20/20  12s ago  31.20 ms
         web9        none known
 
         db1: in use for 1h01m, because the one before fell silent, and this one answered

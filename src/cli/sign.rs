@@ -11,7 +11,7 @@ use super::authority::OpenAuthority;
 use super::context::{Context, read_text};
 use super::exit::Failure;
 use crate::api::SCHEMA;
-use crate::identity::{NodeId, Permissions, SignedRequest, Term, Wish};
+use crate::identity::{NodeId, SignedRequest, Term, Wish};
 use crate::platform::clock;
 
 /// Bytes of a request at most.
@@ -33,7 +33,7 @@ pub fn run(context: &Context, args: &SignArgs) -> Result<(), Failure> {
         prefixes: args.grant.route.clone(),
         shares: args.grant.shares(),
         tags: args.grant.tag.clone(),
-        permissions: Permissions::default(),
+        permissions: args.grant.permissions(),
         keys: Some(keys),
         replace_keys: args.grant.replace,
         not_after: term.not_after,

@@ -125,9 +125,9 @@ impl Contact {
         self.attempts
     }
 
-    /// A session stands with the peer at `endpoint`.
-    pub fn on_session(&mut self, endpoint: SocketAddr, now: Instant) {
-        self.current = Some(endpoint);
+    /// A session stands with the peer at `endpoint`, or by a relay.
+    pub fn on_session(&mut self, endpoint: Option<SocketAddr>, now: Instant) {
+        self.current = endpoint.or(self.current);
         self.met = true;
         self.attempts = 0;
         self.next = None;
@@ -227,7 +227,7 @@ mod tests {
         let mut contact = Contact::new(true, Instant::ZERO);
         contact.set_announced(&[endpoint(1), endpoint(2)]);
         contact.set_observed(endpoint(3));
-        contact.on_session(endpoint(2), Instant::ZERO);
+        contact.on_session(Some(endpoint(2)), Instant::ZERO);
         contact.on_session_lost(Instant::ZERO, Instant::ZERO);
         let tried: Vec<_> = attempts(&mut contact, Instant::ZERO, 4).iter().map(|(_, a)| a.endpoint).collect();
         assert_eq!(tried, [endpoint(2), endpoint(1), endpoint(3), endpoint(2)]);
@@ -255,7 +255,7 @@ mod tests {
     fn a_recent_peer_is_tried_more_often() {
         let mut contact = Contact::new(true, Instant::ZERO);
         contact.set_announced(&[endpoint(1)]);
-        contact.on_session(endpoint(1), Instant::ZERO);
+        contact.on_session(Some(endpoint(1)), Instant::ZERO);
         contact.on_session_lost(Instant::ZERO, Instant::ZERO);
         let tried = attempts(&mut contact, Instant::ZERO, 2000);
         let early = tried.windows(2).filter(|w| w[1].0 < Instant::ZERO + Contact::RECENT);

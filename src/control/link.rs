@@ -70,6 +70,10 @@ pub(super) struct Peer {
     pub(super) loss: f64,
     /// Whether the driver was told that the path in use is in doubt.
     pub(super) doubted: bool,
+    /// Whether its certificate lets others send through it.
+    pub(super) relays: bool,
+    /// When its paths were last offered relays.
+    pub(super) relays_offered: Option<Instant>,
     introduced: Option<Instant>,
 }
 
@@ -107,7 +111,7 @@ impl Engine {
             SessionEvent::Established { path } => {
                 let first = !peer.contact.has_session();
                 let newly_met = !peer.contact.met();
-                peer.contact.on_session(path.remote, now);
+                peer.contact.on_session(path.remote(), now);
                 self.timers.cancel(TimerName::Contact(node));
                 self.settle(node, path, first, now);
                 if first {
@@ -185,6 +189,7 @@ impl Engine {
         let Some(member) = self.membership.get(node) else { return };
         let certificate = member.certificate();
         let (key, address, name) = (certificate.wireguard_key, certificate.address_v6, certificate.name.clone());
+        let relays = certificate.permissions.relay;
         let endpoints: Vec<SocketAddr> =
             member.record.as_ref().map(|record| record.record().endpoints.clone()).unwrap_or_default();
         if self.peers.get(&node).is_some_and(|peer| peer.key != key || peer.address != address) {
@@ -214,6 +219,8 @@ impl Engine {
                 silent_since,
                 loss,
                 doubted: false,
+                relays,
+                relays_offered: None,
                 introduced,
             };
             self.peers.insert(node, peer);
@@ -227,6 +234,7 @@ impl Engine {
         let delay = spread.mul_f64(share) + if first_move { Duration::ZERO } else { SECOND_MOVE };
         if let Some(peer) = self.peers.get_mut(&node) {
             let was_reachable = peer.contact.is_reachable();
+            let withdrawn = std::mem::replace(&mut peer.relays, relays) && !relays;
             peer.contact.set_announced(&endpoints);
             peer.renew_paths(&self.settings.addresses, now);
             if !peer.contact.has_session() && (!was_reachable || peer.contact.poll_timeout().is_none()) {
@@ -234,6 +242,9 @@ impl Engine {
             }
             self.arm_contact(node);
             self.arm_paths(node);
+            if withdrawn {
+                self.leave_relay(node, now);
+            }
         }
     }
 
@@ -251,6 +262,7 @@ impl Engine {
             self.timers.cancel(TimerName::Sizes(node));
             self.settle_fragmentation();
             self.output(Output::Peer(PeerChange::Remove { node }));
+            self.leave_relay(node, now);
             self.reroute(now);
             self.event(Event::PeerGone { node, departure });
         }
@@ -281,9 +293,15 @@ impl Engine {
         if attempt.introduce {
             self.introduce(key, attempt.endpoint, false, now, wall);
         }
-        // From each of our addresses in turn: the kernel's choice may be the one that leads nowhere.
-        let locals = path::sources(attempt.endpoint, &self.settings.addresses);
-        let path = Path { remote: attempt.endpoint, local: locals[attempt.round % locals.len()] };
+        // From each of our addresses in turn: the kernel's choice may be the one that leads nowhere. Every other time through a
+        // relay, where there is one.
+        let (locals, relays) = (path::sources(attempt.endpoint, &self.settings.addresses), self.relays_for(node));
+        let turn = if relays.is_empty() { attempt.round } else { attempt.round / 2 };
+        let path = if relays.is_empty() || attempt.round.is_multiple_of(2) {
+            Path::Direct { remote: attempt.endpoint, local: locals[turn % locals.len()] }
+        } else {
+            Path::Relay { via: relays[turn % relays.len()] }
+        };
         if !has_path {
             self.output(Output::Peer(PeerChange::Path { node, path }));
         }

@@ -13,7 +13,10 @@
 //! | `admission` | introductions, joins, invites, renewals, revocations |
 //! | `contact` | when and where to try to reach a peer |
 //! | `path` | which ways there are to a peer, and which one to take |
+//! | `candidate` | what is known of one path |
+//! | `condition` | how a link is by the path in use |
 //! | `paths` | what the engine does with them: looks, moves, switches |
+//! | `relays` | through which members a link can go |
 //! | `probe` | when to probe a link, what an answer or silence means |
 //! | `series` | what the answers and the reports give |
 //! | `measurement` | what a probe gives |
@@ -34,7 +37,9 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+mod candidate;
 pub mod class;
+pub mod condition;
 pub mod contact;
 mod data_loss;
 mod exchange;
@@ -52,6 +57,7 @@ pub mod path_mtu;
 mod paths;
 pub mod placement;
 pub mod probe;
+mod relays;
 pub mod routing;
 mod rows;
 mod series;

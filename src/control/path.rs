@@ -5,46 +5,91 @@
 //! by the way they came: seldom while the link answers, all at once when it falls silent. The choice is a pure function of
 //! what was measured ([`Paths::choose`]): a path that is silent is left as soon as another has answered since; a path that is
 //! merely slower is left late, and the more reluctantly the more often that has happened lately.
+//!
+//! A relay is a way for trouble: relays are looked at while the direct ways are silent or one of them is in use. Then the best
+//! of them is kept to by the same measures as else, and left again when a direct way answers.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_core::RngCore;
 
+use super::candidate::Entry;
+pub use super::candidate::LOSS_COST;
+use super::condition::Condition;
 use super::probe::jittered;
+use crate::identity::NodeId;
 use crate::time::Instant;
-use crate::wire::probe::CHALLENGE;
 
-/// A direct path: where datagrams go to, and which address of ours they leave from.
+/// One way for a link's datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Path {
-    /// The peer's endpoint.
-    pub remote: SocketAddr,
-    /// The address of ours; `None` leaves the choice to the kernel, which has only one of that family.
-    pub local: Option<IpAddr>,
+pub enum Path {
+    /// Straight to the peer.
+    Direct {
+        /// The peer's endpoint.
+        remote: SocketAddr,
+        /// The address of ours; `None` leaves the choice to the kernel, which has only one of that family.
+        local: Option<IpAddr>,
+    },
+    /// Through another member, which passes on what it cannot read.
+    Relay {
+        /// The member.
+        via: NodeId,
+    },
 }
 
 impl Path {
     /// The path to an endpoint from the address that the kernel chooses.
     pub fn to(remote: SocketAddr) -> Path {
-        Path { remote, local: None }
+        Path::Direct { remote, local: None }
+    }
+
+    /// The peer's endpoint, of a direct path.
+    pub fn remote(self) -> Option<SocketAddr> {
+        match self {
+            Path::Direct { remote, .. } => Some(remote),
+            Path::Relay { .. } => None,
+        }
+    }
+
+    /// The address of ours, where it is part of the path.
+    pub fn local(self) -> Option<IpAddr> {
+        match self {
+            Path::Direct { local, .. } => local,
+            Path::Relay { .. } => None,
+        }
+    }
+
+    /// The member that passes on, of a relayed path.
+    pub fn via(self) -> Option<NodeId> {
+        match self {
+            Path::Direct { .. } => None,
+            Path::Relay { via } => Some(via),
+        }
     }
 }
 
-/// Paths to one peer that are looked at: two addresses of each family on both sides make eight.
+/// Direct paths to one peer that are looked at: two addresses of each family on both sides make eight.
 pub const MOST_PATHS: usize = 16;
+/// Relays that are looked at: the one in use, and two more that are known to answer when it does not.
+pub const MOST_RELAYS: usize = 3;
+/// Looks that a relay may leave unanswered before it makes room for the next.
+const RELAY_TRIES: u32 = 3;
 /// Time between two looks at a path while the link answers: what is to be chosen in trouble shall have answered lately, and
 /// eight paths then cost as much as a fifth of the link's own probes.
 const CALM_PAUSE: Duration = Duration::from_secs(30);
 /// Time between two looks while the link is silent: the first answer decides.
 const SILENT_PAUSE: Duration = Duration::from_millis(250);
-/// How long a miss takes to be known on a usual path: the probes' shortest time-out.
-const MISS: Duration = Duration::from_millis(200);
 /// Time between two looks at a link that has been silent for a minute.
 const LONG_SILENT_PAUSE: Duration = Duration::from_secs(3);
 /// When a link counts as silent for long.
 const LONG_SILENT_AFTER: Duration = Duration::from_secs(60);
+/// Time between two looks at a direct path while a relay is in use, for a minute: most troubles are over soon.
+const RETURN_PAUSE: Duration = Duration::from_secs(1);
+/// The same from then on, and for the relays that are not in use.
+const WARM_PAUSE: Duration = Duration::from_secs(5);
+/// How long a relay is in use before its direct paths are looked at less often.
+const SOON: Duration = Duration::from_secs(60);
 /// How long a look may be answered.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Shortest time between two looks at a path that the peer seems to have moved to, so that copied packets cannot make us
@@ -55,29 +100,10 @@ const MOVE_PAUSE: Duration = Duration::from_millis(200);
 const DOUBT: Duration = Duration::from_millis(100);
 /// Looks at the path in use before the peer's word counts more, at most: on a path that loses much, most of them get lost.
 const MOST_DOUBT_TRIES: u32 = 4;
-/// Looks at one path that wait for their answer: as many as one pause after the other makes in their time.
-const MOST_OPEN: usize = 8;
-/// The numbers of looks: the bits that a probe's sequence leaves to them.
-const NUMBERS: u32 = CHALLENGE - 1;
-/// Looks that are remembered for the loss of a path.
-const REMEMBERED: u32 = 20;
 /// A path must have answered so many looks before it is preferred to one that works.
 const LOOKS_TO_PREFER: u32 = 5;
-/// Of so many probes one may make a lossy path look silent: at one a second, once in three hours.
-const CHANCE: f64 = 10_000.0;
-/// Probes missed in a row that are put up with on the worst path: below what calls a link down.
-const MOST_TOLERATED: u32 = 6;
-/// What a lost packet costs a connection at least: Linux's shortest retransmission time-out.
-pub const LOSS_COST: Duration = Duration::from_millis(200);
-/// How much one probe says about the loss of the path in use: the last minute or two count.
-pub(super) const LOSS_WEIGHT: f64 = 1.0 / 64.0;
-/// Standard deviations by which two losses must differ: once in eighty by chance, and never three times in a row.
-const SIGNIFICANT: f64 = 2.5;
-/// A better path is better by this at least (iroh's bound; less is within what a route varies by).
-const LEAST_GAIN: Duration = Duration::from_millis(5);
-/// And by this part of what the present one costs.
-const LEAST_GAIN_SHARE: f64 = 0.15;
-/// It must be better at so many looks in a row: a minute and a half.
+/// It must be better at so many looks in a row: a minute and a half. A direct path must answer as many before the relay is left,
+/// twice as many after each time that this was premature.
 const LOOKS_IN_ROW: u32 = 3;
 /// How long a preferred path is kept; doubled with each change of preference within [`FLIPS_FORGOTTEN`].
 const SHORTEST_STAY: Duration = Duration::from_secs(60);
@@ -85,32 +111,6 @@ const SHORTEST_STAY: Duration = Duration::from_secs(60);
 const LONGEST_STAY: Duration = Duration::from_secs(600);
 /// When earlier changes of preference are forgotten.
 const FLIPS_FORGOTTEN: Duration = Duration::from_secs(3600);
-
-/// How the link is, by its own probes on the path in use.
-#[derive(Clone, Copy, Debug)]
-pub struct Condition {
-    /// Since when the probes are not answered; `None` while they are. That the peer is heard means nothing: its packets may
-    /// come by a path of which the other direction is dead.
-    pub silent_since: Option<Instant>,
-    /// The smoothed round trip on the path in use.
-    pub rtt: Option<Duration>,
-    /// The share of the link's newest probes that were lost, 0 to 1, smoothed.
-    pub loss: f64,
-}
-
-impl Condition {
-    /// How long the silence must last to be no chance, from the first probe that was missed: at the loss there is, as many
-    /// in a row are missed once in [`CHANCE`] probes. One lost probe is never enough.
-    pub(super) fn patience(&self) -> Duration {
-        MISS * (self.misses() - 1)
-    }
-
-    /// How many have to be missed in a row.
-    fn misses(&self) -> u32 {
-        let misses = (CHANCE.ln() / -self.loss.clamp(0.001, 0.9).ln()).ceil();
-        (misses as u32).clamp(2, MOST_TOLERATED)
-    }
-}
 
 /// A look at a path: a request to be sent by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,8 @@ pub enum Reason {
     Silence,
     /// It is better by more than the hysteresis.
     Better,
+    /// It is direct and answers again; the one before was a relay.
+    Direct,
 }
 
 /// What is known of a path, to be shown.
@@ -173,6 +175,10 @@ pub struct Paths {
     unanswered: Option<Unanswered>,
     /// Until when the peer's new place may answer, on the node that follows it.
     following: Option<Instant>,
+    /// Whether the link was silent when it was looked at last.
+    silent: bool,
+    /// The place among the relays offered from which the next one is taken.
+    next_relay: usize,
 }
 
 /// The host's connections send the same again and hear nothing, though no probe was missed yet: is the path in use good?
@@ -194,66 +200,6 @@ struct Doubt {
     tries: u32,
     /// How many of them decide.
     needed: u32,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    path: Path,
-    /// Seen, not told by the peer or the configuration.
-    observed: bool,
-    rtt: Option<Duration>,
-    heard: Option<Instant>,
-    /// The fates of the newest looks, the newest in the lowest bit; a set bit is an answer.
-    fates: u32,
-    looks: u32,
-    /// Looks in a row at which it was better than the one in use.
-    better: u32,
-    /// Since when the peer seems to have moved here; it is followed once it answers.
-    moved: Option<Instant>,
-    /// Looks that wait for their answer, oldest first, by number and time.
-    open: VecDeque<(u32, Instant)>,
-    next: Instant,
-}
-
-impl Entry {
-    fn new(path: Path, observed: bool, next: Instant) -> Entry {
-        let (rtt, heard, open) = (None, None, VecDeque::new());
-        Entry { path, observed, rtt, heard, fates: 0, looks: 0, better: 0, moved: None, open, next }
-    }
-
-    fn look(&mut self, now: Instant, rng: &mut impl RngCore) -> Look {
-        let number = rng.next_u32() & NUMBERS;
-        if self.open.len() >= MOST_OPEN {
-            self.open.pop_front();
-        }
-        self.open.push_back((number, now));
-        Look { path: self.path, number }
-    }
-
-    fn remember(&mut self, answered: bool) {
-        self.fates = (self.fates << 1 | u32::from(answered)) & ((1 << REMEMBERED) - 1);
-        self.looks = (self.looks + 1).min(REMEMBERED);
-    }
-
-    fn loss(&self) -> f64 {
-        if self.looks == 0 { 0.0 } else { 1.0 - f64::from(self.fates.count_ones()) / f64::from(self.looks) }
-    }
-
-    /// Whether it is better than the path in use by more than the hysteresis. Loss counts only where the two differ by more
-    /// than chance makes of so few looks.
-    fn is_better(&self, condition: &Condition) -> bool {
-        let (Some(present), Some(own)) = (condition.rtt, self.rtt) else { return false };
-        let (looks, mean) = (f64::from(self.looks.max(1)), (self.loss() + condition.loss) / 2.0);
-        let deviation = (mean * (1.0 - mean) * (1.0 / looks + LOSS_WEIGHT)).sqrt();
-        let difference = condition.loss - self.loss();
-        let loss = if difference.abs() > SIGNIFICANT * deviation { difference } else { 0.0 };
-        let gain = present.as_secs_f64() - own.as_secs_f64() + LOSS_COST.as_secs_f64() * loss;
-        gain >= LEAST_GAIN.as_secs_f64().max(present.as_secs_f64() * LEAST_GAIN_SHARE)
-    }
-
-    fn cost(&self, rtt: Option<Duration>) -> Option<Duration> {
-        Some(rtt.or(self.rtt)? + LOSS_COST.mul_f64(self.loss()))
-    }
 }
 
 impl Paths {
@@ -282,41 +228,91 @@ impl Paths {
         let known = |path: Path| old.iter().find(|entry| entry.path == path).cloned();
         for remote in announced.iter().chain(configured) {
             for local in sources(*remote, locals) {
-                let path = Path { remote: *remote, local };
+                let path = Path::Direct { remote: *remote, local };
                 let entry = known(path).map(|entry| Entry { observed: false, ..entry });
                 self.add(entry.unwrap_or_else(|| Entry::new(path, false, now)));
             }
         }
         // What was seen stays for as long as it answers, from an address that is still there.
         let current = self.current();
-        for entry in old.into_iter().filter(|entry| entry.observed || current == Some(entry.path)) {
-            if entry.path.local.is_none_or(|local| locals.contains(&local)) {
-                self.add(Entry { observed: true, ..entry });
+        for entry in old {
+            let relayed = entry.path.via().is_some();
+            let kept = relayed || entry.observed || current == Some(entry.path);
+            if kept && entry.path.local().is_none_or(|local| locals.contains(&local)) {
+                self.add(Entry { observed: !relayed, ..entry });
             }
         }
+    }
+
+    /// Takes over through which members the link could go, the nearest first. Those that were offered before and are not any
+    /// more are forgotten, and those that do not answer make room for others.
+    pub fn offer_relays(&mut self, candidates: &[NodeId], now: Instant) {
+        let current = self.current();
+        let more = candidates.len() > MOST_RELAYS;
+        self.entries.retain(|entry| {
+            let Some(via) = entry.path.via() else { return true };
+            let mute = entry.looks >= RELAY_TRIES && entry.fates == 0;
+            current == Some(entry.path) || candidates.contains(&via) && !(mute && more)
+        });
+        for _ in 0..candidates.len() {
+            if self.count(true) >= MOST_RELAYS {
+                break;
+            }
+            let via = candidates[self.next_relay % candidates.len()];
+            self.next_relay = self.next_relay.wrapping_add(1);
+            self.add(Entry::new(Path::Relay { via }, false, now));
+        }
+    }
+
+    /// A member is no relay any more. Returns the path to take instead, where its was in use and another is known.
+    pub fn forget_relay(&mut self, via: NodeId) -> Option<Path> {
+        self.entries.retain(|entry| entry.path.via() != Some(via));
+        self.current().filter(|current| current.via() == Some(via))?;
+        let order = |entry: &&Entry| (std::cmp::Reverse(entry.heard), entry.path);
+        self.entries.iter().min_by_key(order).map(|entry| entry.path)
     }
 
     /// Notes a path by which an authentic packet came.
     pub fn observe(&mut self, path: Path, now: Instant) {
         // The oldest that was only seen makes room: a peer behind a changing NAT leaves many behind.
-        if self.entries.len() >= MOST_PATHS
-            && let Some(oldest) = self.entries.iter().position(|entry| entry.observed)
+        let relayed = path.via().is_some();
+        let (most, current) = (if relayed { MOST_RELAYS } else { MOST_PATHS }, self.current());
+        let spare = |entry: &Entry| match relayed {
+            true => entry.path.via().is_some() && current != Some(entry.path),
+            false => entry.observed,
+        };
+        if self.count(relayed) >= most
+            && self.entry(path).is_none()
+            && let Some(oldest) = self.entries.iter().position(spare)
         {
             self.entries.remove(oldest);
         }
-        self.add(Entry::new(path, true, now));
+        self.add(Entry::new(path, !relayed, now));
     }
 
     fn add(&mut self, entry: Entry) {
-        if self.entries.len() < MOST_PATHS && self.entries.iter().all(|known| known.path != entry.path) {
+        let relayed = entry.path.via().is_some();
+        let most = if relayed { MOST_RELAYS } else { MOST_PATHS };
+        if self.count(relayed) < most && self.entry(entry.path).is_none() {
             self.entries.push(entry);
         }
+    }
+
+    /// How many of the paths are relayed, or direct.
+    fn count(&self, relayed: bool) -> usize {
+        self.entries.iter().filter(|entry| entry.path.via().is_some() == relayed).count()
+    }
+
+    /// Whether relays are looked at now.
+    fn watches_relays(&self) -> bool {
+        self.silent || self.is_doubted() || self.current().is_some_and(|path| path.via().is_some())
     }
 
     /// Packets take this path from now on.
     pub fn take(&mut self, path: Path, reason: Reason, now: Instant) {
         if self.current() != Some(path) {
             self.since = Some(now);
+            self.next_relay = 0;
             self.entries.iter_mut().for_each(|entry| entry.better = 0);
             (self.unanswered, self.following) = (None, None);
         }
@@ -330,7 +326,7 @@ impl Paths {
         if self.entries.len() > 1 && self.unanswered.is_none() && condition.silent_since.is_none() {
             let patience = answer_due(condition).max(condition.patience());
             self.unanswered = Some(Unanswered { since: now, until: Some(now + patience) });
-            self.look_now(now);
+            self.look_now(condition, now);
         }
     }
 
@@ -339,23 +335,32 @@ impl Paths {
         self.doubt.is_some() || self.unanswered.is_some() || self.following.is_some()
     }
 
-    /// Something about the ways may have changed (an address of ours, a route): look at all of them now.
-    pub fn look_now(&mut self, now: Instant) {
+    /// The link fell silent, or something about the ways may have changed (an address of ours, a route): look at all of them
+    /// now.
+    pub fn look_now(&mut self, condition: &Condition, now: Instant) {
+        self.silent = condition.silent_since.is_some();
         self.entries.iter_mut().for_each(|entry| entry.next = now);
     }
 
     /// Returns when [`Paths::handle_timeout`] wants to be called; `None` where there is nothing to choose from.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let relays = self.watches_relays();
+        let next = |entry: &Entry| (relays || entry.path.via().is_none()).then_some(entry.next);
         let expiry = |entry: &Entry| entry.open.front().map(|(_, sent)| *sent + ANSWER_WITHIN);
-        let times = self.entries.iter().flat_map(|entry| [Some(entry.next), expiry(entry)]).flatten();
+        let times = self.entries.iter().flat_map(|entry| [next(entry), expiry(entry)]).flatten();
         let judged = self.unanswered.and_then(|unanswered| unanswered.until);
         let first = times.chain(self.doubt.map(|doubt| doubt.until)).chain(judged).chain(self.following).min();
-        first.filter(|_| self.entries.len() > 1)
+        first.filter(|_| self.has_choice())
+    }
+
+    fn has_choice(&self) -> bool {
+        self.count(false) + if self.watches_relays() { self.count(true) } else { 0 } > 1
     }
 
     /// Returns the looks that are due.
     pub fn handle_timeout(&mut self, condition: &Condition, now: Instant, rng: &mut impl RngCore) -> Vec<Look> {
-        if self.entries.len() < 2 {
+        self.silent = condition.silent_since.is_some();
+        if !self.has_choice() {
             return Vec::new();
         }
         if let Some(unanswered) = &mut self.unanswered {
@@ -366,7 +371,12 @@ impl Paths {
             }
         }
         self.following = self.following.filter(|until| now < *until);
-        let pause = match condition.silent_since.or(self.unanswered.map(|unanswered| unanswered.since)) {
+        let unanswered = self.unanswered.map(|unanswered| unanswered.since);
+        let (relays, relayed) = (self.watches_relays(), self.current().is_some_and(|path| path.via().is_some()));
+        let soon = self.since.is_some_and(|since| now.saturating_since(since) < SOON);
+        let pause = |path: Path| match condition.silent_since.or(unanswered) {
+            None if relayed && path.via().is_none() && soon => RETURN_PAUSE,
+            None if relayed => WARM_PAUSE,
             None => CALM_PAUSE,
             Some(since) if now.saturating_since(since) < LONG_SILENT_AFTER => SILENT_PAUSE,
             Some(_) => LONG_SILENT_PAUSE,
@@ -385,8 +395,8 @@ impl Paths {
                 entry.open.pop_front();
                 entry.remember(false);
             }
-            if now >= entry.next {
-                entry.next = now + jittered(pause, rng);
+            if now >= entry.next && (relays || entry.path.via().is_none()) {
+                entry.next = now + jittered(pause(entry.path), rng);
                 looks.push(entry.look(now, rng));
             }
         }
@@ -434,10 +444,13 @@ impl Paths {
         entry.remember(true);
         entry.heard = Some(now);
         entry.rtt = Some(entry.rtt.map_or(rtt, |smoothed| smoothed * 3 / 4 + rtt / 4));
+        let by_relay = current.is_some_and(|path| path.via().is_some());
         if current == Some(entry.path) {
             self.unanswered = None;
-        } else if condition.silent_since.is_none() {
-            let good = entry.fates.count_ones() >= LOOKS_TO_PREFER && entry.is_better(condition);
+        } else if condition.silent_since.is_none() && (by_relay || entry.path.via().is_none()) {
+            // A relay is compared with another one; a direct path takes over from either when it answers.
+            let returns = by_relay && entry.path.via().is_none();
+            let good = returns || entry.fates.count_ones() >= LOOKS_TO_PREFER && entry.is_better(condition);
             entry.better = if good { entry.better + 1 } else { 0 };
         }
         true
@@ -459,16 +472,18 @@ impl Paths {
                 return None;
             }
             let alive = |entry: &&Entry| entry.path != current && entry.heard.is_some_and(|heard| heard > since);
-            let best = self.entries.iter().filter(alive).min_by_key(|entry| entry.cost(None))?;
+            let order = |entry: &&Entry| (entry.path.via().is_some(), entry.cost(None));
+            let best = self.entries.iter().filter(alive).min_by_key(order)?;
             return Some((best.path, Reason::Silence));
         }
-        self.preferred(current, now).map(|path| (path, Reason::Better))
+        self.preferred(current, now)
     }
 
     /// Where the peer has moved to: a place that only its packets told of, or any other where the one in use is told of no
     /// more. Between two places that are both told of, the end with the lower id chooses, and the other one follows.
     fn followed(&mut self, current: Path) -> Option<Path> {
-        let (current_told, follows) = (self.announced.contains(&current.remote), self.follows);
+        let current_told = current.remote().is_none_or(|remote| self.announced.contains(&remote));
+        let follows = self.follows;
         let arrived =
             |entry: &&mut Entry| entry.moved.is_some_and(|moved| entry.heard.is_some_and(|heard| heard >= moved));
         let entry = self.entries.iter_mut().find(arrived)?;
@@ -485,19 +500,28 @@ impl Paths {
         (doubt.other != current && answered(doubt.other) && !answered(current)).then_some(doubt.other)
     }
 
-    fn preferred(&mut self, current: Path, now: Instant) -> Option<Path> {
-        if self.follows || self.stay_until.is_some_and(|until| now < until) {
+    /// A path that is better by the hysteresis, or direct where a relay is in use: that one waits for no stay to end, but must
+    /// answer the longer the more often it was taken in vain.
+    fn preferred(&mut self, current: Path, now: Instant) -> Option<(Path, Reason)> {
+        if self.follows {
             return None;
         }
-        let ripe = |entry: &&Entry| entry.path != current && entry.better >= LOOKS_IN_ROW;
-        let best = self.entries.iter().filter(ripe).min_by_key(|entry| entry.cost(None))?.path;
         if self.flipped.is_some_and(|last| now.saturating_since(last) > FLIPS_FORGOTTEN) {
             self.flips = 0;
         }
+        let stays = self.stay_until.is_some_and(|until| now < until);
+        let returns = |path: Path| current.via().is_some() && path.via().is_none();
+        let ripe = |entry: &&Entry| match returns(entry.path) {
+            true => entry.better >= LOOKS_IN_ROW << self.flips.min(2),
+            false => entry.path != current && !stays && entry.better >= LOOKS_IN_ROW,
+        };
+        let order = |entry: &&Entry| (!returns(entry.path), entry.cost(None));
+        let best = self.entries.iter().filter(ripe).min_by_key(order)?.path;
+        let reason = if returns(best) { Reason::Direct } else { Reason::Better };
         let stay = SHORTEST_STAY.saturating_mul(1 << self.flips.min(8)).min(LONGEST_STAY);
         self.flips += 1;
         (self.flipped, self.stay_until) = (Some(now), Some(now + stay));
-        Some(best)
+        Some((best, reason))
     }
 
     fn entry(&self, path: Path) -> Option<&Entry> {
@@ -538,6 +562,8 @@ pub(super) fn sources(remote: SocketAddr, locals: &[IpAddr]) -> Vec<Option<IpAdd
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidate::MOST_OPEN;
+    use super::super::condition::MISS;
     use super::*;
     use rand_chacha::ChaCha12Rng;
     use rand_core::SeedableRng;
@@ -556,14 +582,17 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn path(remote: u8, local: u8) -> Path {
-        Path { remote: ([192, 0, 2, remote], 7655).into(), local: (local > 0).then(|| [198, 51, 100, local].into()) }
+        Path::Direct {
+            remote: ([192, 0, 2, remote], 7655).into(),
+            local: (local > 0).then(|| [198, 51, 100, local].into()),
+        }
     }
 
     impl End {
         /// A link with these paths, the first of them in use.
         fn new(network: Vec<(Path, Option<Duration>)>) -> End {
             let mut paths = Paths::default();
-            let remotes: Vec<SocketAddr> = network.iter().map(|(path, _)| path.remote).collect();
+            let remotes: Vec<SocketAddr> = network.iter().filter_map(|(path, _)| path.remote()).collect();
             paths.set(&remotes, &[], &[], Instant::ZERO);
             paths.take(network[0].0, Reason::Session, Instant::ZERO);
             let condition = Condition { silent_since: None, rtt: network[0].1, loss: 0.0 };
@@ -599,7 +628,7 @@ mod tests {
         fn fall_silent(&mut self) {
             self.condition = Condition { silent_since: Some(self.now), ..self.condition };
             self.now += MS;
-            self.paths.look_now(self.now);
+            self.paths.look_now(&self.condition, self.now);
         }
     }
 
@@ -615,14 +644,15 @@ mod tests {
     fn each_endpoint_from_each_address_of_its_family_is_a_path() {
         let mut paths = Paths::default();
         let v6: SocketAddr = "[2001:db8::1]:7655".parse().unwrap();
+        let place = path(1, 0).remote().unwrap();
         let mapped: SocketAddr = "[::ffff:192.0.2.3]:7655".parse().unwrap();
         let locals = [[198, 51, 100, 1].into(), [198, 51, 100, 2].into(), "2001:db8::9".parse().unwrap()];
-        paths.set(&[path(1, 0).remote, v6], &[mapped, v6], &locals, Instant::ZERO);
+        paths.set(&[place, v6], &[mapped, v6], &locals, Instant::ZERO);
         let ways: Vec<Path> = paths.entries.iter().map(|entry| entry.path).collect();
-        let from = |local: IpAddr| Path { remote: mapped, local: Some(local) };
+        let from = |local: IpAddr| Path::Direct { remote: mapped, local: Some(local) };
         // Of the other family there is one address of ours, which the kernel finds by itself.
         assert_eq!(ways, [path(1, 1), path(1, 2), Path::to(v6), from(locals[0]), from(locals[1])]);
-        paths.set(&[path(1, 0).remote], &[], &locals[1..], Instant::ZERO);
+        paths.set(&[place], &[], &locals[1..], Instant::ZERO);
         assert_eq!(paths.entries.iter().map(|entry| entry.path).collect::<Vec<_>>(), [path(1, 0)]);
     }
 

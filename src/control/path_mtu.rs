@@ -39,6 +39,8 @@ pub struct Conditions {
 /// The sizes of one direction of a link, in bytes of inner packets.
 #[derive(Debug)]
 pub struct PathMtu {
+    /// The interface's MTU, and what of it the path may carry at most.
+    interface: u16,
     ceiling: u16,
     size: u16,
     narrow: bool,
@@ -129,6 +131,7 @@ impl PathMtu {
     pub fn new(ceiling: u16, now: Instant) -> Self {
         let ceiling = ceiling.max(FLOOR);
         PathMtu {
+            interface: ceiling,
             ceiling,
             size: ceiling,
             narrow: false,
@@ -191,9 +194,9 @@ impl PathMtu {
         self.validate_at = now;
     }
 
-    /// Packets take another path. One that was in use before carries what it did then, any other is presumed to carry what
-    /// the last one did; that is tried at once, and then more.
-    pub fn on_path(&mut self, path: Path, now: Instant) {
+    /// Packets take another path, which carries no more than `most`, or [`FLOOR`]. One that was in use before carries what it
+    /// did then, any other is presumed to carry what the last one did; that is tried at once, and then more.
+    pub fn on_path(&mut self, path: Path, most: u16, now: Instant) {
         if let Some(before) = self.path.replace(path).filter(|before| *before != path) {
             self.left.push_back(Left { path: before, size: self.size, narrow: self.narrow });
         }
@@ -201,7 +204,8 @@ impl PathMtu {
         if self.left.len() > MOST_PATHS {
             self.left.pop_front();
         }
-        self.size = known.map_or(self.size, |known| known.size);
+        self.ceiling = self.interface.min(most).max(FLOOR);
+        self.size = known.map_or(self.size, |known| known.size).min(self.ceiling);
         self.narrow = known.is_some_and(|known| known.narrow);
         self.search = None;
         self.search_at = (self.size < self.ceiling && !self.narrow).then_some(now);
@@ -438,7 +442,7 @@ mod tests {
         fn new(ceiling: u16, limit: u16, seed: u64) -> Self {
             let now = Instant::from_millis(1_000);
             let mut mtu = PathMtu::new(ceiling, now);
-            mtu.on_path(numbered(0), now);
+            mtu.on_path(numbered(0), u16::MAX, now);
             Link {
                 now,
                 mtu,
@@ -687,11 +691,11 @@ mod tests {
         link.run(MINUTE * 50, |_| false);
         assert_eq!((link.mtu.size(), link.probes), (FLOOR, probes), "it is left alone");
         link.limit = 1_440;
-        link.mtu.on_path(numbered(1), link.now);
+        link.mtu.on_path(numbered(1), u16::MAX, link.now);
         assert_eq!(link.settled(), 1_420);
         assert!(!link.mtu.is_narrow());
         link.limit = 1_200;
-        link.mtu.on_path(numbered(0), link.now);
+        link.mtu.on_path(numbered(0), u16::MAX, link.now);
         assert!(link.mtu.is_narrow(), "nothing is lost for finding out again");
         let probes = link.probes;
         link.run(MINUTE * 50, |_| false);
@@ -704,21 +708,21 @@ mod tests {
         assert_eq!(link.settled(), 1_328);
         for _ in 0..3 {
             link.limit = 1_440;
-            link.mtu.on_path(numbered(1), link.now);
+            link.mtu.on_path(numbered(1), u16::MAX, link.now);
             assert_eq!(link.settled(), 1_420);
             link.limit = 1_340;
-            link.mtu.on_path(numbered(0), link.now);
+            link.mtu.on_path(numbered(0), u16::MAX, link.now);
             assert_eq!(link.mtu.size(), 1_328, "before any probe");
             assert_eq!(link.settled(), 1_328);
         }
         // What it did is no promise: it is tried like any size.
-        link.mtu.on_path(numbered(1), link.now);
+        link.mtu.on_path(numbered(1), u16::MAX, link.now);
         assert_eq!((link.mtu.size(), link.settled()), (1_420, 1_328));
         link.limit = 1_440;
-        link.mtu.on_path(numbered(0), link.now);
+        link.mtu.on_path(numbered(0), u16::MAX, link.now);
         assert_eq!((link.mtu.size(), link.settled()), (1_328, 1_420));
         for number in 0..=255 {
-            link.mtu.on_path(numbered(number), link.now);
+            link.mtu.on_path(numbered(number), u16::MAX, link.now);
             assert!(link.mtu.left.len() <= MOST_PATHS);
         }
     }

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Engine;
+use super::candidate::LOSS_WEIGHT;
+use super::condition::Condition;
 use super::link::Peer;
 use super::measurement::Measurement;
 use super::output::{Event, Output, PeerChange};
-use super::path::{Condition, LOSS_WEIGHT, Look, Path, PathView, Reason, sources};
+use super::path::{Look, Path, PathView, Reason, sources};
 use super::probe::LinkState;
 use super::timer::TimerName;
 use crate::identity::NodeId;
@@ -32,7 +34,9 @@ impl Engine {
     pub fn handle_roam(&mut self, node: NodeId, path: Path, now: Instant) {
         let path = self.settings.canonical(path);
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.contact.set_observed(path.remote);
+        if let Some(remote) = path.remote() {
+            peer.contact.set_observed(remote);
+        }
         if peer.paths.current() == Some(path) {
             return;
         }
@@ -44,7 +48,12 @@ impl Engine {
 
     /// Connections to a peer whose probes are answered so far send again what they sent, and nothing is heard of it.
     pub fn handle_unanswered(&mut self, node: NodeId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.prober.state() == LinkState::Up) else { return };
+        let peer = self.peers.get(&node).filter(|peer| peer.prober.state() == LinkState::Up);
+        if peer.is_none() {
+            return;
+        }
+        self.offer_relays(node, true, now);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         let condition = peer.condition();
         peer.paths.on_unanswered(&condition, now);
         self.look_at_paths(node, now);
@@ -66,13 +75,15 @@ impl Engine {
         for node in nodes {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             peer.renew_paths(&self.settings.addresses, now);
-            let gone = |local: IpAddr| !self.settings.addresses.contains(&local);
-            if let Some(path) = peer.paths.current().filter(|path| path.local.is_some_and(gone)) {
+            if let Some(Path::Direct { remote, local: Some(local) }) = peer.paths.current()
+                && !self.settings.addresses.contains(&local)
+            {
                 // From an address that is gone nothing can be sent; the kernel knows another or none.
-                self.switch(node, Path::to(path.remote), Reason::Moved, now);
+                self.switch(node, Path::to(remote), Reason::Moved, now);
             }
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            peer.paths.look_now(now);
+            let condition = peer.condition();
+            peer.paths.look_now(&condition, now);
             if moved && peer.contact.has_session() {
                 // Any authentic packet from the new address tells the peer of it.
                 let digest = self.membership.digest();
@@ -87,7 +98,8 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let lost = match measurement {
             Measurement::Sample(_) => 0.0,
-            Measurement::Lost { .. } => 1.0,
+            // What went out by a path that has been left since says nothing of this one.
+            Measurement::Lost { sent, .. } if peer.paths.chosen().is_none_or(|(_, _, since)| *sent >= since) => 1.0,
             _ => return,
         };
         peer.loss += (lost - peer.loss) * LOSS_WEIGHT;
@@ -98,7 +110,11 @@ impl Engine {
     pub(super) fn settle(&mut self, node: NodeId, path: Path, first: bool, now: Instant) {
         let path = self.settings.canonical(path);
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let works = peer.paths.current().is_some() && peer.prober.state() == LinkState::Up;
+        let current = peer.paths.current();
+        // A handshake that went both ways is answered both ways, and the direct one comes first.
+        let both = path.via().is_some() && current.is_some_and(|path| path.via().is_none());
+        let state = peer.prober.state();
+        let works = state == LinkState::Up && current.is_some() || state == LinkState::New && both;
         if first || !works {
             peer.paths.take(path, Reason::Session, now);
             self.output(Output::Peer(PeerChange::Path { node, path }));
@@ -112,6 +128,8 @@ impl Engine {
     pub(super) fn look_at_paths(&mut self, node: NodeId, now: Instant) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.contact.has_session() {
+            self.offer_relays(node, false, now);
+            let Some(peer) = self.peers.get_mut(&node) else { return };
             let condition = peer.condition();
             let looks = peer.paths.handle_timeout(&condition, now, &mut self.rng);
             self.send_looks(node, looks, now);
@@ -140,7 +158,11 @@ impl Engine {
             (_, LinkState::Up | LinkState::New) => peer.silent_since = None,
             (LinkState::Up, _) => {
                 peer.silent_since = Some(now);
-                peer.paths.look_now(now);
+                peer.relays_offered = None;
+                self.offer_relays(node, false, now);
+                let Some(peer) = self.peers.get_mut(&node) else { return };
+                let condition = peer.condition();
+                peer.paths.look_now(&condition, now);
                 self.look_at_paths(node, now);
             }
             // Another probe may have been missed, the one that decides.
@@ -156,11 +178,11 @@ impl Engine {
         }
     }
 
-    fn switch(&mut self, node: NodeId, path: Path, reason: Reason, now: Instant) {
+    pub(super) fn switch(&mut self, node: NodeId, path: Path, reason: Reason, now: Instant) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let from = peer.paths.current();
         peer.paths.take(path, reason, now);
-        peer.contact.on_session(path.remote, now);
+        peer.contact.on_session(path.remote(), now);
         // Whether this one is silent too is to be seen.
         peer.silent_since = peer.silent_since.map(|_| now);
         // Judged afresh: what was missed was missed on the path before.
@@ -217,7 +239,8 @@ pub struct PathsView {
 impl super::Settings {
     /// The path as it is told from others here: our own address is part of it where there is a choice.
     pub(super) fn canonical(&self, path: Path) -> Path {
-        let choice = sources(path.remote, &self.addresses).len() > 1;
-        Path { remote: path.remote, local: path.local.filter(|_| choice) }
+        let Path::Direct { remote, local } = path else { return path };
+        let choice = sources(remote, &self.addresses).len() > 1;
+        Path::Direct { remote, local: local.filter(|_| choice) }
     }
 }

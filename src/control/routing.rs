@@ -5,7 +5,7 @@
 //! then decides alike: what was issued first holds, and the other claim is reported. Where the authority signed one prefix for
 //! several nodes as shared, all of them hold it ([`super::gateway`] chooses which one carries it).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -55,6 +55,8 @@ pub struct Routing {
     pub carriers: BTreeMap<IpNet, NodeId>,
     /// The claims that were ignored.
     pub collisions: Vec<Collision>,
+    /// The members that others may send through, perhaps this node itself.
+    pub relays: BTreeSet<NodeId>,
 }
 
 impl Engine {
@@ -81,6 +83,9 @@ fn route<'a>(members: impl Iterator<Item = (NodeId, &'a Member)>) -> Routing {
     let mut routing = Routing::default();
     for (node, member) in by_issue {
         let certificate = member.certificate();
+        if certificate.permissions.relay {
+            routing.relays.insert(node);
+        }
         let name = certificate.name.as_str();
         if let Some(holder) = names.get(name) {
             let what = Claim::Name(name.to_owned());

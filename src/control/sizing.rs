@@ -2,10 +2,12 @@
 
 use super::Engine;
 use super::output::{Event, Output, PeerChange};
+use super::path::Path;
 use super::path_mtu::Conditions;
 use super::timer::TimerName;
 use crate::identity::NodeId;
 use crate::time::Instant;
+use crate::wire::relayed;
 use crate::wire::size_probe::{SizeProbe, SizeProbeKind};
 use std::time::Duration;
 
@@ -35,11 +37,24 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let before = (peer.path_mtu.size(), peer.path_mtu.is_narrow());
         match peer.paths.current() {
-            Some(path) if peer.path_mtu.path() != Some(path) => peer.path_mtu.on_path(path, now),
+            Some(path) if peer.path_mtu.path() != Some(path) => {
+                let most = self.most_by(path);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.path_mtu.on_path(path, most, now);
+                }
+            }
             _ if fresh => peer.path_mtu.resume(now),
             _ => {}
         }
         self.after_sizing(node, before);
+    }
+
+    /// The largest packet that a path may carry, in bytes: by a relay, what the link to the relay carries with another tunnel's
+    /// header and padding around it.
+    fn most_by(&self, path: Path) -> u16 {
+        let Some(via) = path.via() else { return u16::MAX };
+        let relay = self.peers.get(&via).map_or(u16::MAX, |relay| relay.path_mtu.size());
+        relayed::largest_within(relay)
     }
 
     /// The link has no session.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::link::Peer;
+use super::path::Path;
 use super::probe::{LinkState, Pace};
 use super::routing::Collision;
 use super::{Engine, FEATURE_RENEWS, FEATURE_TELLS_ALERTS};
@@ -53,8 +55,10 @@ pub struct PeerView {
     pub state: LinkState,
     /// How long it has been so.
     pub state_for: Duration,
-    /// Where its datagrams go.
+    /// Where its datagrams go: its endpoint, or the relay's.
     pub endpoint: Option<SocketAddr>,
+    /// The member that passes its datagrams on, where one does.
+    pub via: Option<NodeId>,
     /// How long a session has stood without a break.
     pub session_for: Option<Duration>,
     /// Attempts to reach it since the last session.
@@ -99,6 +103,14 @@ impl Engine {
         }
     }
 
+    fn endpoint_of(&self, peer: &Peer) -> Option<SocketAddr> {
+        match peer.paths.current() {
+            Some(Path::Direct { remote, .. }) => Some(remote),
+            Some(Path::Relay { via }) => self.peers.get(&via).and_then(|relay| relay.paths.current()?.remote()),
+            None => peer.contact.first_candidate(),
+        }
+    }
+
     /// Returns the present picture of one peer.
     pub fn peer_view(&self, node: NodeId, now: Instant) -> Option<PeerView> {
         let peer = self.peers.get(&node)?;
@@ -115,7 +127,8 @@ impl Engine {
             tags: certificate.tags.clone(),
             state: peer.prober.state(),
             state_for: now.saturating_since(peer.prober.since()),
-            endpoint: peer.paths.current().map(|path| path.remote).or_else(|| peer.contact.first_candidate()),
+            endpoint: self.endpoint_of(peer),
+            via: peer.paths.current().and_then(Path::via),
             session_for: peer.contact.session_since().map(|since| now.saturating_since(since)),
             attempts: peer.contact.attempts(),
             known_for: now.saturating_since(peer.learned),

@@ -10,8 +10,8 @@ use super::backend::call;
 use super::driver::{Command, Driver, Pong};
 use crate::api::{
     Answer, ApiError, ErrorKind, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState,
-    InviteSummary, Invited, LossRatio, PathKind, PathStatus, PingLine, PingMode, PingRequest, Renewed, RevokeRequest,
-    Revoked, SCHEMA, Timestamp,
+    InviteSummary, Invited, LossRatio, PingLine, PingMode, PingRequest, Renewed, RevokeRequest, Revoked, SCHEMA,
+    Timestamp,
 };
 use crate::config::ledger_lock;
 use crate::control::CommandError;
@@ -109,14 +109,17 @@ pub(super) fn ping_target(driver: &mut Driver, request: &PingRequest) -> Answer<
     let Some(view) = view else { return Err(internal("the peer is gone")) };
     let size = match request.mode {
         PingMode::Tunnel => overlay::HEADER_LEN + crate::wire::probe::PROBE_LEN,
-        PingMode::FullSize => usize::from(driver.config.interface.mtu),
+        PingMode::FullSize => {
+            let mtu = driver.links.get(node).map_or(driver.config.interface.mtu, |link| link.peer.mtu());
+            usize::from(mtu)
+        }
     };
     let path = view.endpoint.filter(|_| view.session_for.is_some());
     let start = PingLine::Start {
         schema: SCHEMA,
         node: view.name.to_string(),
         address: view.address_v4.to_string(),
-        path: path.map(|endpoint| PathStatus { kind: PathKind::Direct, endpoint, via: None }),
+        path: driver.path_status(path, view.via),
         size_bytes: u32::try_from(size).unwrap_or(u32::MAX),
     };
     Ok(PingTarget { node, start, size })
@@ -216,7 +219,7 @@ pub(super) fn invite(driver: &mut Driver, request: &InviteRequest) -> Answer<Inv
                 prefixes: request.prefixes.clone(),
                 shares: shares(request)?,
                 tags,
-                permissions: identity::Permissions::default(),
+                permissions: permissions(request),
                 keys: None,
                 replace_keys: request.replace,
                 not_after: wall + identity::Term::ONLINE,
@@ -264,6 +267,10 @@ fn shares(request: &InviteRequest) -> Answer<Shares> {
     Ok(Shares::all(&request.prefixes, priority))
 }
 
+fn permissions(request: &InviteRequest) -> identity::Permissions {
+    identity::Permissions { relay: request.relay, ..identity::Permissions::default() }
+}
+
 /// The admission that an authority elsewhere delegated to this node.
 fn delegated_admission(
     driver: &Driver,
@@ -281,7 +288,7 @@ fn delegated_admission(
     let delegation =
         SignedDelegation::verify(&bytes, anchor).map_err(|error| conflict(format!("the delegation: {error}")))?;
     let (name, prefixes, tags) = (name.clone(), request.prefixes.clone(), tags.to_vec());
-    let (permissions, shares) = (identity::Permissions::default(), shares(request)?);
+    let (permissions, shares) = (permissions(request), shares(request)?);
     let admission =
         Admission { node, name, address_v4, prefixes, tags, permissions, serial: delegated.serial, shares }.ordered();
     if delegation.delegation().delegate != driver.engine.certificate().certificate().verifying_key {

@@ -21,6 +21,7 @@ use super::monitor::{Changed, Monitor};
 use super::names::Names;
 use super::observer::Observer;
 use super::pages::Pages;
+use super::paths::path_of;
 use super::reload::Refusal;
 use super::restart::Ended;
 use super::service::Service;
@@ -319,7 +320,7 @@ impl Driver {
         let mut outbox = Outbox::new();
         let next = link.peer.tunnel().tick(now, wall, &mut outbox);
         if let Some(dataplane) = &self.dataplane {
-            dataplane.transmitter().drain(&link.peer, None, &mut outbox);
+            dataplane.transmitter().drain(&link.peer, &mut outbox);
         }
         if self.sessions.contains(&node) && link.peer.tunnel().status(now).session.is_none() {
             self.sessions.remove(&node);
@@ -334,15 +335,15 @@ impl Driver {
     fn take_event(&mut self, event: dataplane::Event) {
         let now = clock::now();
         match event {
-            dataplane::Event::Confirmed { node, source, local } => self.establish(node, source, local, now),
-            dataplane::Event::Moved { node, source, local, .. } if self.links.stock(node).is_some() => {
-                self.follow(node, source, local);
+            dataplane::Event::Confirmed { node, origin } => self.establish(node, &origin, now),
+            dataplane::Event::Moved { node, origin, .. } if self.links.stock(node).is_some() => {
+                self.follow(node, &origin);
             }
             // Its tunnel asks by itself, as long as packets want it.
             dataplane::Event::Wanted { node } if self.links.stock(node).is_some() => {}
-            dataplane::Event::Moved { node, source, local, .. } => {
-                self.links.note_arrival(node, source, local);
-                self.engine.handle_roam(node, control::path::Path { remote: source, local }, now);
+            dataplane::Event::Moved { node, origin, .. } => {
+                self.links.note_arrival(node, &origin);
+                self.engine.handle_roam(node, path_of(&origin), now);
             }
             dataplane::Event::Wanted { node } => self.engine.handle_wanted(node, now),
             dataplane::Event::Unanswered { node } => self.engine.handle_unanswered(node, now),
@@ -397,7 +398,7 @@ impl Driver {
             return;
         }
         let packet = overlay::wrap(own, link.address, bytes);
-        let path = via.map(|path| link.along(path));
+        let path = via.and_then(|path| self.links.along(link, path));
         if let Err(reason) = dataplane.transmitter().send_packet(&link.peer, path, &packet) {
             self.drops[reason as usize] += 1;
         }
@@ -436,7 +437,7 @@ impl Driver {
 
     fn initiate(&mut self, node: NodeId, path: control::path::Path) {
         let (Some(link), Some(dataplane)) = (self.links.get(node), &self.dataplane) else { return };
-        let initiation = dataplane.transmitter().initiate(&link.peer, Some(link.along(path)));
+        let initiation = dataplane.transmitter().initiate(&link.peer, self.links.along(link, path));
         let (now, wall) = (clock::now(), clock::wall());
         self.links.set_tick(node, now, now);
         if initiation == Initiation::ClockBehind {

@@ -50,7 +50,7 @@ impl Driver {
     fn endpoint_within(&self, prefix: &IpNet) -> Option<IpAddr> {
         let records = self.engine.membership().members().filter_map(|(_, member)| member.record.as_ref());
         let announced = records.flat_map(|record| record.record().endpoints.iter().map(SocketAddr::ip));
-        let used = self.links.iter().filter_map(|(_, link)| link.peer.path().as_deref().map(|path| path.remote.ip()));
+        let used = self.links.iter().filter_map(|(_, link)| link.endpoint()).map(|endpoint| endpoint.ip());
         announced.chain(used).map(|address| address.to_canonical()).find(|address| prefix.contains(address))
     }
 

@@ -16,7 +16,7 @@ use crate::control;
 use crate::control::placement::{Placement, place};
 use crate::control::routing::{RouteEntry, Routing};
 use crate::control::verdict::Verdict;
-use crate::dataplane::{ForwardingTable, Local, Path, Peer};
+use crate::dataplane::{ForwardingTable, Local, Origin, Path, Peer, RelayPath};
 use crate::identity::{NodeId, WireguardKey};
 use crate::platform::steering::shard_of;
 use crate::policy::Policy;
@@ -184,21 +184,23 @@ impl Links {
 
     /// Sends a stock peer's datagrams to where an authentic one came from, and from now on starts sessions there by itself
     /// where it is to be kept up. Returns whether that is another place than before.
-    pub(super) fn follow_stock(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>) -> bool {
-        self.note_arrival(node, source, local);
+    pub(super) fn follow_stock(&mut self, node: NodeId, origin: &Origin, source: SocketAddr) -> bool {
+        self.note_arrival(node, origin);
         let Some(link) = self.links.get(&node) else { return false };
         let Some(stock) = &link.stock else { return false };
-        let before = link.peer.path().as_deref().copied();
+        let before = link.endpoint();
         if before.is_none() {
             link.peer.tunnel().set_options(stock.options(self.mtu, true));
         }
         self.set_endpoint(node, source);
-        before.is_none_or(|path| path.remote != source)
+        before != Some(source)
     }
 
     pub(super) fn remove(&mut self, node: NodeId, now: Instant) {
         if let Some(link) = self.links.remove(&node) {
             self.by_key.remove(&link.key);
+            // Paths by relays hold on to peers, and perhaps two of them to each other.
+            link.peer.set_path(None);
             self.ticks.remove(&(link.tick_at, node));
             self.looks.remove(&(link.tick_at, node));
             self.host.remove(now, link.key.as_bytes());
@@ -207,9 +209,36 @@ impl Links {
 
     /// Sends a peer's datagrams by a path from now on.
     pub(super) fn set_path(&mut self, node: NodeId, path: control::path::Path) {
-        if let Some(link) = self.links.get(&node) {
-            link.peer.set_path(Some(link.along(path)));
+        if let Some(link) = self.links.get(&node)
+            && let Some(path) = self.along(link, path)
+        {
+            link.peer.set_path(Some(path));
         }
+    }
+
+    /// A path as the data threads take it: where it leaves the choice of our address open, the one that the peer uses; `None`
+    /// for a relay that is no peer.
+    pub(super) fn along(&self, link: &Link, path: control::path::Path) -> Option<Path> {
+        match path {
+            control::path::Path::Direct { remote, local: Some(local) } => {
+                Some(Path::Direct { remote, local: Some(local) })
+            }
+            control::path::Path::Direct { remote, local: None } => Some(link.path_to(remote)),
+            control::path::Path::Relay { via } => self.through(via, link.address),
+        }
+    }
+
+    /// Where an answer goes to what came from there.
+    pub(super) fn back(&self, origin: &Origin) -> Option<Path> {
+        match *origin {
+            Origin::Underlay { source, local } => Some(Path::Direct { remote: source, local }),
+            Origin::Relay { via, from } => self.through(via, self.get(from)?.address),
+        }
+    }
+
+    fn through(&self, via: NodeId, destination: Ipv6Addr) -> Option<Path> {
+        let via = Arc::clone(&self.get(via)?.peer);
+        Some(Path::Relay(RelayPath { via, source: self.local.address_v6, destination }))
     }
 
     /// Sends a peer's datagrams to an endpoint, from the address of ours that the peer uses where that is known.
@@ -220,8 +249,8 @@ impl Links {
     }
 
     /// Notes from where to where a peer's datagram went.
-    pub(super) fn note_arrival(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>) {
-        if let (Some(link), Some(local)) = (self.links.get_mut(&node), local) {
+    pub(super) fn note_arrival(&mut self, node: NodeId, origin: &Origin) {
+        if let (Some(link), Origin::Underlay { source, local: Some(local) }) = (self.links.get_mut(&node), *origin) {
             link.seen = Some((source, local));
         }
     }
@@ -278,10 +307,12 @@ impl Links {
             networks.entry(entry.node).or_default().push(entry.network);
         }
         self.local.prefixes = networks.remove(&own).unwrap_or_default();
+        self.local.relays = routing.relays.contains(&own);
         let peers = self
             .links
             .iter()
             .map(|(node, link)| {
+                link.peer.set_relay(routing.relays.contains(node));
                 let networks: Vec<IpNet> = match &link.stock {
                     Some(stock) => self.placed(stock, routing, own).map(|(network, _)| network).collect(),
                     None => networks.remove(node).unwrap_or_default(),
@@ -322,13 +353,15 @@ impl Link {
 
     fn path_to(&self, endpoint: SocketAddr) -> Path {
         let local = self.seen.filter(|(source, _)| *source == endpoint).map(|(_, local)| local);
-        Path { remote: endpoint, local }
+        Path::Direct { remote: endpoint, local }
     }
 
-    /// A path as the data threads take it: where it leaves the choice of our address open, the one that the peer uses.
-    pub(super) fn along(&self, path: control::path::Path) -> Path {
-        let seen = self.path_to(path.remote);
-        Path { local: path.local.or(seen.local), ..seen }
+    /// Where its datagrams go, unless a relay takes them.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        match self.peer.path().as_deref() {
+            Some(Path::Direct { remote, .. }) => Some(*remote),
+            Some(Path::Relay(_)) | None => None,
+        }
     }
 }
 

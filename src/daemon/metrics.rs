@@ -31,6 +31,10 @@ impl Driver {
             members: view.members as u64,
             received: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.inbound())),
             sent: dataplane.map_or(Traffic::default(), |dataplane| crossed(dataplane.outbound())),
+            relayed: dataplane.map_or(Traffic::default(), |dataplane| {
+                let reading = dataplane.inbound();
+                Traffic { packets: reading.relayed_packets, bytes: reading.relayed_bytes }
+            }),
             drops: self.ownerless_drops(),
             stages: dataplane.map(|dataplane| stages(&dataplane.inbound(), &dataplane.outbound())).unwrap_or_default(),
             probe_lag: self.observer.probe_lag.clone(),
@@ -62,7 +66,10 @@ impl Driver {
             site: site_of(&view.tags),
             is_critical: view.pace.class == Class::Critical,
             state: view.state,
-            path: session.filter(|_| !view.state.is_silent()).map(|_| ("direct", String::new())),
+            path: session.filter(|_| !view.state.is_silent()).map(|_| match view.via {
+                Some(via) => ("relay", self.name_of(via)),
+                None => ("direct", String::new()),
+            }),
             smoothed_rtt: view.smoothed_rtt,
             is_degraded: statistics.is_some_and(|statistics| statistics.degradation().is_degraded()),
             baseline: statistics.and_then(LinkStatistics::baseline),

@@ -15,6 +15,7 @@ mod driver;
 mod firewall;
 mod forwards;
 mod gateways;
+mod handshakes;
 mod history;
 mod host;
 mod intake;

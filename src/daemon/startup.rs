@@ -261,6 +261,7 @@ async fn serve(
         overlay_v4: certificate.overlay_v4,
         overlay_v6: certificate.overlay_v6,
         prefixes: certificate.prefixes.clone(),
+        relays: certificate.permissions.relay,
     };
     let links = Links::new(host, local, config.interface.mtu, shards);
     let (name, mesh) = (certificate.name.clone(), identity.anchor.mesh_name.clone());

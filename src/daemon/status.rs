@@ -7,8 +7,7 @@ use super::driver::Driver;
 use super::reload::Refusal;
 use crate::api::{
     CertificateStatus, Counts, DegradedReason, Gravity, Health, LinkClass, LinkCounts, LinkMeasure, LossRatio, Member,
-    Members, MeshStatus, NodeInfo, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, SCHEMA, Status,
-    Timestamp, Version,
+    Members, MeshStatus, NodeInfo, NodeStatus, PeerState, PeerStatus, Problem, SCHEMA, Status, Timestamp, Version,
 };
 use crate::control::probe::LinkState;
 use crate::control::routing::Claim;
@@ -99,7 +98,7 @@ impl Driver {
                 Some(since) if state == PeerState::Degraded => wall - now.saturating_since(since),
                 _ => wall - view.state_for,
             }),
-            path: endpoint.map(|endpoint| PathStatus { kind: PathKind::Direct, endpoint, via: None }),
+            path: self.path_status(endpoint, view.via),
             link: summary.as_ref().and_then(|summary| link_measure(summary, baseline)),
             loss: summary.as_ref().and_then(|summary| summary.loss).map(loss_ratio),
             counts: summary.as_ref().map(link_counts),
@@ -339,6 +338,7 @@ impl Driver {
                     endpoints: member.record.as_ref().map(|r| r.record().endpoints.clone()).unwrap_or_default(),
                     certificate_expires: Timestamp(certificate.not_after),
                     protocol_version: member.record.as_ref().map(|record| record.record().protocol_version),
+                    relays: certificate.permissions.relay,
                     revoked: false,
                     is_self: node == self.engine.node(),
                 }

@@ -5,7 +5,7 @@
 //! configuration says, as far as no certificate says otherwise (`control::placement`).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -18,6 +18,7 @@ use super::startup::StartError;
 use crate::api::{Gravity, PlannedAction, Problem, TouchedLink, WireguardState, WireguardStatus};
 use crate::config::{Config, Wireguard};
 use crate::control::placement::{Placement, place};
+use crate::dataplane::Origin;
 use crate::identity::{Certificate, NodeId, NodeName};
 use crate::platform::clock;
 use crate::platform::file;
@@ -158,9 +159,11 @@ impl Driver {
     /// That moves the peer at once. A member is challenged first, since whoever stands in the middle could send on a copy;
     /// a stock peer cannot answer a challenge. What such a copy gains is what WireGuard grants everywhere: sealed packets
     /// go to the copier, who could have taken them on their way anyhow, until the peer's next packet moves it back.
-    pub(super) fn follow(&mut self, node: NodeId, source: SocketAddr, local: Option<IpAddr>) {
+    pub(super) fn follow(&mut self, node: NodeId, origin: &Origin) {
+        // Nothing of a stock peer's comes by a relay.
+        let Origin::Underlay { source, .. } = *origin else { return };
         let first = self.links.get(node).is_none_or(|link| link.peer.path().is_none());
-        if !self.links.follow_stock(node, source, local) {
+        if !self.links.follow_stock(node, origin, source) {
             return;
         }
         let name = self.name_of(node);
@@ -223,7 +226,7 @@ impl Driver {
                 (None, Some(_)) => WireguardState::Idle,
                 (None, None) => WireguardState::New,
             };
-            status.endpoint = link.peer.path().as_deref().map(|path| path.remote);
+            status.endpoint = link.endpoint();
             status.session_age_seconds =
                 tunnel.session.map(|session| now.saturating_since(session.established).as_secs());
             status.heard_seconds = tunnel.last_received.map(|last| now.saturating_since(last).as_secs());

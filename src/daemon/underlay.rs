@@ -60,19 +60,21 @@ impl Driver {
             Reason::Moved => "the peer, or this host, has moved",
             Reason::Silence => "the path before did not answer",
             Reason::Better => "it is better",
+            Reason::Direct => "it is direct, and answers again",
         };
         self.monitor.path_changed(node, clock::now());
-        tracing::info!(peer = %name, from = %shown(from), to = %shown(Some(to)), "path changed: {why}");
-        let text = format!("path changed from {} to {}: {why}", shown(from), shown(Some(to)));
+        let (from, to) = (from.map_or("none".to_owned(), |path| self.shown(path)), self.shown(to));
+        tracing::info!(peer = %name, %from, %to, "path changed: {why}");
+        let text = format!("path changed from {from} to {to}: {why}");
         self.note(EventKind::PathChanged, Some(name), text);
     }
-}
 
-/// A path for people: the endpoint, and our address where it is chosen.
-pub(super) fn shown(path: Option<Path>) -> String {
-    match path {
-        None => "none".to_owned(),
-        Some(Path { remote, local: None }) => remote.to_string(),
-        Some(Path { remote, local: Some(local) }) => format!("{remote} from {local}"),
+    /// A path for people: the endpoint, and our address where it is chosen; or the relay.
+    fn shown(&self, path: Path) -> String {
+        match path {
+            Path::Direct { remote, local: None } => remote.to_string(),
+            Path::Direct { remote, local: Some(local) } => format!("{remote} from {local}"),
+            Path::Relay { via } => format!("the relay {}", self.name_of(via)),
+        }
     }
 }

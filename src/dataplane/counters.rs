@@ -12,6 +12,8 @@ pub struct Counters {
     bytes: AtomicU64,
     batches: AtomicU64,
     ignored: AtomicU64,
+    relayed_packets: AtomicU64,
+    relayed_bytes: AtomicU64,
     drops: [AtomicU64; DropReason::ALL.len()],
     stages: [Delays; Stage::ALL.len()],
 }
@@ -27,6 +29,10 @@ pub struct CountersReading {
     pub batches: u64,
     /// Multicast, broadcast and link-local packets, which have no place in the mesh and are no fault.
     pub ignored: u64,
+    /// Sealed datagrams of others that were passed on, in their wrapping.
+    pub relayed_packets: u64,
+    /// Their bytes, without padding and outer headers.
+    pub relayed_bytes: u64,
     /// Drops by reason, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
     /// How long packets waited at each stage of this direction, in the order of [`Stage::ALL`].
@@ -47,6 +53,8 @@ impl CountersReading {
             bytes: self.bytes + other.bytes,
             batches: self.batches + other.batches,
             ignored: self.ignored + other.ignored,
+            relayed_packets: self.relayed_packets + other.relayed_packets,
+            relayed_bytes: self.relayed_bytes + other.relayed_bytes,
             drops: std::array::from_fn(|reason| self.drops[reason] + other.drops[reason]),
             stages: std::array::from_fn(|stage| self.stages[stage].plus(&other.stages[stage])),
         }
@@ -61,6 +69,8 @@ impl Counters {
             bytes: self.bytes.load(Ordering::Relaxed),
             batches: self.batches.load(Ordering::Relaxed),
             ignored: self.ignored.load(Ordering::Relaxed),
+            relayed_packets: self.relayed_packets.load(Ordering::Relaxed),
+            relayed_bytes: self.relayed_bytes.load(Ordering::Relaxed),
             drops: std::array::from_fn(|reason| self.drops[reason].load(Ordering::Relaxed)),
             stages: std::array::from_fn(|stage| self.stages[stage].read()),
         }
@@ -81,6 +91,11 @@ impl Counters {
 
     pub(super) fn waited(&self, stage: Stage, from: Instant, to: Instant) {
         self.stages[stage as usize].record(from, to);
+    }
+
+    pub(super) fn relayed(&self, bytes: u64) {
+        self.relayed_packets.fetch_add(1, Ordering::Relaxed);
+        self.relayed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn dropped(&self, reason: DropReason) {

@@ -6,7 +6,7 @@
 use super::offload::checksum::Sum;
 
 /// The two bits of ECN (RFC 3168 §5).
-const MASK: u8 = 0b11;
+pub(super) const MASK: u8 = 0b11;
 const NOT_ECT: u8 = 0b00;
 const ECT_1: u8 = 0b01;
 const ECT_0: u8 = 0b10;

@@ -24,6 +24,8 @@ pub struct Local {
     pub overlay_v6: Ipv6Net,
     /// The prefixes it carries itself.
     pub prefixes: Vec<IpNet>,
+    /// Whether its certificate lets others send through it.
+    pub relays: bool,
 }
 
 impl Local {
@@ -282,6 +284,7 @@ mod tests {
             overlay_v4: "10.1.0.0/16".parse().unwrap(),
             overlay_v6: "fd00::/64".parse().unwrap(),
             prefixes: nets(prefixes),
+            relays: false,
         }
     }
 

@@ -325,6 +325,7 @@ mod tests {
             overlay_v4: "10.1.0.0/16".parse().unwrap(),
             overlay_v6: "fd00::/64".parse().unwrap(),
             prefixes: vec![],
+            relays: false,
         }
     }
 

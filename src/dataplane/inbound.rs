@@ -1,27 +1,31 @@
 //! From the peers to the TUN.
 
+use super::brought::Brought;
 use super::counters::Counters;
 use super::ecn;
 use super::flows::{Flows, Recent, Side};
-use super::forwarding::{ForwardingTable, Way};
+use super::forwarding::{ForwardingTable, Owner, Way};
 use super::gate::{self, Gate};
 use super::inner::InnerPacket;
 use super::mss;
 use super::offload::{Coalescer, Delivery, MOST_PIECES, Offloads, Run, Segments};
 use super::outbound::Found;
+use super::passing::Passing;
 use super::peer::Peer;
-use super::queues::{ControlPacket, Event, Queues, UnopenedDatagram};
+use super::queues::{ControlPacket, Event, Origin, Queues, UnopenedDatagram};
 use super::relay::Relay;
 use super::stages::Stage;
 use super::transmit::Transmitter;
+use crate::identity::NodeId;
 use crate::platform::clock::{self, Reading, StepWatch};
 use crate::platform::tun::{Tun, TunError};
 use crate::platform::udp::UdpSocket;
 use crate::platform::udp_batch::{ReceiveBatch, Received};
+use crate::time::Instant;
 use crate::tunnel::{Host, OVERHEAD, Outbox, Tunnel};
-use crate::wire::DropReason;
 use crate::wire::overlay::{self, CONTROL_PORT};
 use crate::wire::probe::{Probe, ProbeReply};
+use crate::wire::{DropReason, relayed};
 use arc_swap::ArcSwap;
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -50,47 +54,54 @@ pub(super) struct Inbound {
     udp: Arc<UdpSocket>,
     table: Arc<ArcSwap<ForwardingTable>>,
     host: Arc<Host>,
-    queues: Queues,
-    counters: Arc<Counters>,
+    pub(super) queues: Queues,
+    pub(super) counters: Arc<Counters>,
     transmitter: Transmitter,
+    passing: Passing,
     relay: Relay,
     gate: Gate,
     flows: Arc<Flows>,
     recent: Recent,
-    received: ReceiveBatch,
+    pub(super) received: ReceiveBatch,
     steps: StepWatch,
     /// How many buffers the next receive may fill.
     most: usize,
     /// Data messages of the batch.
-    items: Vec<Item>,
+    pub(super) items: Vec<Item>,
     /// Their bytes in all.
     bytes: usize,
     /// The tunnels they belong to, each once.
-    tunnels: Vec<Arc<Tunnel>>,
+    pub(super) tunnels: Vec<Arc<Tunnel>>,
     /// Where packets are opened to, one behind the other.
-    opened: Box<[u8]>,
+    pub(super) opened: Box<[u8]>,
+    /// Datagrams that relays have brought with this batch, to be opened after it: whose they are said to be, and where they lie
+    /// in `carried`.
+    pub(super) brought: Vec<Brought>,
+    pub(super) carried: Vec<u8>,
     coalescer: Coalescer,
     outbox: Outbox,
 }
 
 /// One data message of a batch.
 #[derive(Clone, Copy)]
-struct Item {
+pub(super) struct Item {
     /// Its tunnel in `tunnels`.
-    tunnel: usize,
+    pub(super) tunnel: usize,
     /// Counts the sessions of the batch in order of first appearance.
-    session: usize,
-    counter: u64,
-    index: u32,
-    buffer: usize,
-    start: usize,
-    length: usize,
+    pub(super) session: usize,
+    pub(super) counter: u64,
+    pub(super) index: u32,
+    pub(super) buffer: usize,
+    pub(super) start: usize,
+    pub(super) length: usize,
     /// Where the opened packet lies, and its bytes; zero until then, and for keepalives.
-    at: usize,
-    opened: usize,
-    authentic: bool,
+    pub(super) at: usize,
+    pub(super) opened: usize,
+    pub(super) authentic: bool,
     /// The ECN bits of its outer header.
-    ecn: u8,
+    pub(super) ecn: u8,
+    /// The relay that brought it and whose it is said to be; its bytes are then in `carried`.
+    pub(super) relayed: Option<(NodeId, NodeId)>,
 }
 
 impl Inbound {
@@ -105,7 +116,8 @@ impl Inbound {
     ) -> Self {
         let transmitter = Transmitter::new(Arc::clone(&udp));
         Inbound {
-            relay: Relay::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
+            passing: Passing::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
+            relay: Relay::default(),
             transmitter,
             gate: Gate::new(),
             flows,
@@ -117,6 +129,8 @@ impl Inbound {
             bytes: 0,
             tunnels: Vec::with_capacity(BUFFERS),
             opened: vec![0; OPENED].into_boxed_slice(),
+            brought: Vec::new(),
+            carried: Vec::new(),
             coalescer: Coalescer::new(MOST_ITEMS, Offloads { tcp: false, udp: false }),
             outbox: Outbox::new(),
             tun,
@@ -197,7 +211,7 @@ impl Inbound {
                 let Some((tunnel, session)) = self.place(index) else {
                     return self.counters.dropped(DropReason::UnknownSession);
                 };
-                let (at, opened, authentic, ecn) = (0, 0, false, about.ecn);
+                let (at, opened, authentic, ecn, relayed) = (0, 0, false, about.ecn, None);
                 self.bytes += length;
                 self.items.push(Item {
                     tunnel,
@@ -211,12 +225,13 @@ impl Inbound {
                     opened,
                     authentic,
                     ecn,
+                    relayed,
                 });
             }
             1..=3 | 0x10..=0x12 => {
-                let (source, local) = (about.source, about.destination);
+                let origin = Origin::Underlay { source: about.source, local: about.destination };
                 let at = stamp(about, reading);
-                let datagram = UnopenedDatagram { source, local, at, bytes: bytes.to_vec() };
+                let datagram = UnopenedDatagram { origin, at, bytes: bytes.to_vec() };
                 if self.queues.datagrams.try_send(datagram).is_err() {
                     self.counters.dropped(DropReason::QueueFull);
                 }
@@ -226,7 +241,7 @@ impl Inbound {
     }
 
     /// Finds the tunnel of a receiver index and the session's place in the batch.
-    fn place(&mut self, index: u32) -> Option<(usize, usize)> {
+    pub(super) fn place(&mut self, index: u32) -> Option<(usize, usize)> {
         // Runs of one session are the rule, so the last item is the likeliest to share it.
         if let Some(item) = self.items.iter().rev().find(|item| item.index == index) {
             return Some((item.tunnel, item.session));
@@ -244,9 +259,18 @@ impl Inbound {
         if self.items.is_empty() {
             return;
         }
-        let began = clock::now();
         let table = Arc::clone(&self.table);
         let table = table.load();
+        self.open_items(&table, reading);
+        if !self.brought.is_empty() {
+            self.unpack(&table, reading);
+            self.open_items(&table, reading);
+            self.carried.clear();
+        }
+    }
+
+    fn open_items(&mut self, table: &ForwardingTable, reading: &Reading) {
+        let began = clock::now();
         let mut items = std::mem::take(&mut self.items);
         let tunnels = std::mem::take(&mut self.tunnels);
         items.sort_unstable_by_key(|item| (item.tunnel, item.session, item.counter));
@@ -258,7 +282,7 @@ impl Inbound {
             match table.by_tunnel(tunnel) {
                 Some((number, peer)) => {
                     end = self.open_run(peer, end, run, reading);
-                    self.admit_run(&table, number, peer, run, reading);
+                    self.admit_run(table, number, peer, run, reading);
                 }
                 None => run.iter().for_each(|_| self.counters.dropped(DropReason::NotAdmitted)),
             }
@@ -280,22 +304,23 @@ impl Inbound {
         {
             let mut guard = peer.tunnel().lock();
             for item in run.iter_mut() {
-                let datagram = &self.received.bytes(item.buffer)[item.start..item.start + item.length];
+                let bytes = if item.relayed.is_some() { &self.carried } else { self.received.bytes(item.buffer) };
+                let datagram = &bytes[item.start..item.start + item.length];
                 // A packet is shorter than its datagram, so all of them fit where the datagrams would.
                 match guard.open(reading.now, datagram, &mut self.opened[end..]) {
                     Ok(opened) => {
                         (item.at, item.opened, item.authentic) = (end, opened.length, true);
                         end += opened.length;
-                        confirmed = confirmed.or(opened.confirmed.then_some(item.buffer));
+                        confirmed = confirmed.or(opened.confirmed.then_some(*item));
                     }
                     Err(reason) => self.counters.dropped(reason),
                 }
             }
             guard.flush(reading.now, reading.wall(), &mut self.outbox);
         }
-        self.transmitter.drain(peer, None, &mut self.outbox);
-        if let Some(about) = confirmed.and_then(|buffer| self.received.about(buffer)) {
-            let event = Event::Confirmed { node: peer.node(), source: about.source, local: about.destination };
+        self.transmitter.drain(peer, &mut self.outbox);
+        if let Some((origin, _)) = confirmed.and_then(|item| self.origin(&item, reading)) {
+            let event = Event::Confirmed { node: peer.node(), origin };
             if self.queues.events.try_send(event).is_err() {
                 self.counters.dropped(DropReason::QueueFull);
             }
@@ -352,7 +377,13 @@ impl Inbound {
                     return Ok(false);
                 }
                 if !table.may_send(number, inner.source) {
-                    return Err(DropReason::ForeignSource);
+                    return match table.owner_of(inner.source) {
+                        Owner::Peer(_, from) if reserved && inner.destination == table.local().address_v6 => {
+                            let packet = item.at..item.at + inner.length;
+                            self.take_brought(table, peer, from, item, packet).map(|()| false)
+                        }
+                        _ => Err(DropReason::ForeignSource),
+                    };
                 }
                 if peer.is_stock() && reserved {
                     // It is no member, and nothing of the mesh listens there for it.
@@ -363,7 +394,21 @@ impl Inbound {
                     return self.take_control(table, peer, item, &inner, payload, reading).map(|()| false);
                 }
                 if reserved && table.is_overlay(inner.destination) {
-                    return Err(DropReason::ReservedPort);
+                    let packet = &self.opened[item.at..item.at + inner.length];
+                    return match (table.owner_of(inner.destination), inner.destination) {
+                        (Owner::Peer(_, to), IpAddr::V6(address))
+                            if packet.get(overlay::HEADER_LEN) == Some(&relayed::KIND) =>
+                        {
+                            if item.relayed.is_some() {
+                                return Err(DropReason::NoRelay);
+                            }
+                            let ends = (peer, &**to);
+                            self.relay.pass(&mut self.passing, table, ends, packet, address, reading)?;
+                            self.counters.relayed(inner.length as u64);
+                            Ok(false)
+                        }
+                        _ => Err(DropReason::ReservedPort),
+                    };
                 }
                 if let Way::On(to) = table.way_of(peer, inner.source, inner.destination)? {
                     if let Some(policy) = table.policy() {
@@ -384,7 +429,7 @@ impl Inbound {
                             tunnel.note_flow(reading.now);
                         }
                     }
-                    return self.relay.pass(table, peer, to, packet, &inner, reading).map(|()| true);
+                    return self.passing.pass(table, peer, to, packet, &inner, reading).map(|()| true);
                 }
                 let own = [IpAddr::V4(local.address_v4), IpAddr::V6(local.address_v6)];
                 let delivery = if own.contains(&inner.destination) { Delivery::Host } else { Delivery::Forwarded };
@@ -410,6 +455,16 @@ impl Inbound {
         Ok(true)
     }
 
+    /// Where a data message came from, and when the kernel received it.
+    fn origin(&self, item: &Item, reading: &Reading) -> Option<(Origin, Instant)> {
+        let about = self.received.about(item.buffer)?;
+        let origin = match item.relayed {
+            Some((via, from)) => Origin::Relay { via, from },
+            None => Origin::Underlay { source: about.source, local: about.destination },
+        };
+        Some((origin, stamp(&about, reading)))
+    }
+
     /// Writes what was admitted, as runs where the device takes them.
     fn write(&mut self) {
         let (tun, counters) = (&self.tun, &self.counters);
@@ -433,10 +488,9 @@ impl Inbound {
         payload: &[u8],
         reading: &Reading,
     ) -> Result<(), DropReason> {
-        let about = self.received.about(item.buffer).ok_or(DropReason::Malformed)?;
-        let (source, local, at) = (about.source, about.destination, stamp(&about, reading));
+        let (origin, at) = self.origin(item, reading).ok_or(DropReason::Malformed)?;
         let (read, steady, bytes) = (reading.now, self.steps.is_steady(reading.now), payload.to_vec());
-        let packet = ControlPacket { node: peer.node(), source, local, at, read, steady, bytes };
+        let packet = ControlPacket { node: peer.node(), origin, at, read, steady, bytes };
         let probe = Probe::decode(payload).filter(Probe::is_routine);
         // Queued first: a peer that sends more requests than are read gets no answers either.
         if probe.is_some() && peer.is_calm() {
@@ -462,15 +516,12 @@ impl Inbound {
     }
 
     fn report_move(&self, peer: &Peer, item: &Item, reading: &Reading) {
-        let Some(about) = self.received.about(item.buffer) else { return };
-        let known = peer.path().as_ref().is_some_and(|path| {
-            path.remote == about.source && path.local.is_none_or(|local| Some(local) == about.destination)
-        });
+        let Some((origin, at)) = self.origin(item, reading) else { return };
+        let known = peer.path().as_ref().is_some_and(|path| path.is_of(&origin));
         if known || !peer.may_report_move(reading.now) {
             return;
         }
-        let (source, local, at) = (about.source, about.destination, stamp(&about, reading));
-        if self.queues.events.try_send(Event::Moved { node: peer.node(), source, local, at }).is_err() {
+        if self.queues.events.try_send(Event::Moved { node: peer.node(), origin, at }).is_err() {
             self.counters.dropped(DropReason::QueueFull);
         }
     }
@@ -508,6 +559,6 @@ fn write_singly(tun: &Tun, run: &Run<'_>) -> u64 {
     refused
 }
 
-fn stamp(about: &Received, reading: &Reading) -> crate::time::Instant {
+pub(super) fn stamp(about: &Received, reading: &Reading) -> Instant {
     about.stamp.map_or(reading.now, |stamp| reading.instant_of(stamp))
 }

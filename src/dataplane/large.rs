@@ -130,6 +130,7 @@ mod tests {
             overlay_v4: "10.77.0.0/16".parse().unwrap(),
             overlay_v6: "fd00::/64".parse().unwrap(),
             prefixes: vec!["10.1.0.0/16".parse().unwrap()],
+            relays: false,
         }
     }
 

@@ -18,6 +18,7 @@
 //! [`DropReason`](crate::wire::DropReason), counted in [`Counters`].
 #![forbid(unsafe_code)]
 
+mod brought;
 mod counters;
 mod ecn;
 pub mod flows;
@@ -30,6 +31,7 @@ mod large;
 mod mss;
 pub mod offload;
 mod outbound;
+mod passing;
 mod peer;
 mod polling;
 mod prefix_map;
@@ -48,7 +50,8 @@ pub use counters::{Counters, CountersReading};
 pub use forwarding::{ForwardingTable, Local, Owner};
 pub use inner::InnerPacket;
 pub use peer::{Path, Peer};
-pub use queues::{ControlPacket, Event, Queues, Receivers, UnopenedDatagram, queues};
+pub use queues::{ControlPacket, Event, Origin, Queues, Receivers, UnopenedDatagram, queues};
+pub use relay::RelayPath;
 pub use stages::{DelayReading, Stage};
 pub use threads::{Dataplane, Habits, Ports, StartError};
 pub use transmit::Transmitter;

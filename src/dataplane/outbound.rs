@@ -10,8 +10,9 @@ use super::inner::InnerPacket;
 use super::large;
 use super::mss;
 use super::offload::{Segments, VirtioHeader};
-use super::peer::Peer;
+use super::peer::{Path, Peer};
 use super::queues::{Event, Queues};
+use super::relay::RelayPath;
 use super::retained::Retained;
 use super::stages::Stage;
 use super::transmit::Transmitter;
@@ -53,6 +54,9 @@ pub(super) struct Outbound {
     /// How many packets the next turn may read.
     most: usize,
     datagrams: SendBatch,
+    /// Datagrams for a relay, one behind the other, with the length of each and the bits of its packet's service.
+    relayed: Vec<u8>,
+    lengths: Vec<(usize, u8)>,
     outbox: Outbox,
     limit: ErrorLimit,
     message: Box<[u8; MAX_MESSAGE]>,
@@ -99,6 +103,8 @@ impl Outbound {
             reads: Vec::with_capacity(MOST_READS),
             most: 1,
             datagrams: SendBatch::new(),
+            relayed: Vec::new(),
+            lengths: Vec::new(),
             outbox: Outbox::new(),
             limit: ErrorLimit::new(clock::now()),
             message: Box::new([0; MAX_MESSAGE]),
@@ -149,8 +155,11 @@ impl Outbound {
             for first in 0..reads.len() {
                 if let Some(number) = reads[first].peer {
                     let peer = &table.peers()[number as usize];
-                    let turn = peer.turn();
-                    self.seal_for(peer, number, &mut reads[first..], &reading);
+                    let path = peer.path();
+                    // What goes by a relay shares the turn of all that goes there.
+                    let carrier = if let Some(Path::Relay(path)) = path.as_deref() { &path.via } else { peer };
+                    let turn = carrier.turn();
+                    self.seal_for(peer, number, &mut reads[first..], path.as_deref(), &reading);
                     if turn.is_some() {
                         self.send();
                     }
@@ -273,8 +282,7 @@ impl Outbound {
     }
 
     /// Seals all packets of one peer among `reads` under one lock, straight into the bytes the kernel will send.
-    fn seal_for(&mut self, peer: &Peer, number: u32, reads: &mut [Read], reading: &Reading) {
-        let path = peer.path().as_deref().copied();
+    fn seal_for(&mut self, peer: &Peer, number: u32, reads: &mut [Read], path: Option<&Path>, reading: &Reading) {
         let counters = &self.counters;
         let (mut packets, mut bytes, mut held, mut silent) = (0, 0, false, false);
         let mut kept = false;
@@ -305,15 +313,29 @@ impl Outbound {
                         kept |= self.retained.keep(reading.now, peer.node(), segment);
                     }
                     let room = (segment.len().next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER);
-                    let Some(buffer) = self.datagrams.slot(room) else {
+                    let start = self.relayed.len();
+                    let buffer = if let Some(Path::Relay(_)) = path {
+                        self.relayed.resize(start + room, 0);
+                        &mut self.relayed[start..]
+                    } else if let Some(buffer) = self.datagrams.slot(room) {
+                        buffer
+                    } else {
                         counters.dropped(DropReason::QueueFull);
                         continue;
                     };
-                    match (guard.seal(reading.now, segment, buffer), path) {
-                        (Ok(Sealed::Datagram(sealed)), Some(path)) => {
-                            self.datagrams.commit(sealed, Way { to: path.remote, source: path.local, tos: read.tos });
-                            packets += 1;
-                            bytes += segment.len() as u64;
+                    let sealed = guard.seal(reading.now, segment, buffer);
+                    if let (Ok(Sealed::Datagram(_)), Some(_)) = (&sealed, path) {
+                        packets += 1;
+                        bytes += segment.len() as u64;
+                    }
+                    match (sealed, path) {
+                        (Ok(Sealed::Datagram(sealed)), Some(Path::Direct { remote, local })) => {
+                            self.datagrams.commit(sealed, Way { to: *remote, source: *local, tos: read.tos });
+                        }
+                        (Ok(Sealed::Datagram(sealed)), Some(Path::Relay(_))) => {
+                            self.relayed.truncate(start + sealed);
+                            self.lengths.push((sealed, read.tos));
+                            continue;
                         }
                         (Ok(Sealed::Datagram(_)), None) => {
                             counters.dropped(DropReason::NoRoute);
@@ -325,6 +347,7 @@ impl Outbound {
                             held |= reason == DropReason::HoldFull;
                         }
                     }
+                    self.relayed.truncate(start);
                 }
             }
             guard.flush(reading.now, reading.wall(), &mut self.outbox);
@@ -333,7 +356,10 @@ impl Outbound {
         if packets > 0 {
             peer.note_data(reading.now);
         }
-        self.transmitter.drain(peer, None, &mut self.outbox);
+        if let Some(Path::Relay(path)) = path {
+            self.carry(path, reading);
+        }
+        self.transmitter.drain(peer, &mut self.outbox);
         // The first segment into a silence may be answered yet; one that comes after it was not.
         if kept && peer.note_kept() && silent && peer.may_report_unanswered(reading.now) {
             let told = self.queues.events.try_send(Event::Unanswered { node: peer.node() });
@@ -347,5 +373,27 @@ impl Outbound {
                 self.counters.dropped(DropReason::QueueFull);
             }
         }
+    }
+
+    /// Puts what was sealed for a relayed link into the tunnel to its relay. One lock after the other: never two at once.
+    fn carry(&mut self, path: &RelayPath, reading: &Reading) {
+        let mut start = 0;
+        for (length, tos) in self.lengths.drain(..) {
+            let datagram = &self.relayed[start..start + length];
+            start += length;
+            let Some(buffer) = self.datagrams.slot(RelayPath::room(length)) else {
+                self.counters.dropped(DropReason::QueueFull);
+                continue;
+            };
+            match path.carry(reading.now, datagram, buffer) {
+                Ok(carried) => {
+                    // No ECN: a mark made on the way to the relay would end there.
+                    let way = Way { to: carried.remote, source: carried.local, tos: tos & !ecn::MASK };
+                    self.datagrams.commit(carried.length, way);
+                }
+                Err(reason) => self.counters.dropped(reason),
+            }
+        }
+        self.relayed.clear();
     }
 }

@@ -4,6 +4,8 @@ use super::forwarding::Local;
 use super::icmp::MAX_MESSAGE;
 use super::inner::InnerPacket;
 use super::large::Errors;
+use super::queues::Origin;
+use super::relay::RelayPath;
 use crate::identity::NodeId;
 use crate::time::Instant;
 use crate::tunnel::Tunnel;
@@ -24,13 +26,31 @@ const UNANSWERED_INTERVAL: u64 = 200_000_000;
 /// The same for large packets, which are asked after once a second.
 const LARGE_INTERVAL: u64 = 500_000_000;
 
-/// One way for a peer's datagrams: where to, and from which of our addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// The peer's endpoint.
-    pub remote: SocketAddr,
-    /// The address of ours to send from; `None` leaves the choice to the kernel.
-    pub local: Option<IpAddr>,
+/// One way for a peer's datagrams.
+#[derive(Clone)]
+pub enum Path {
+    /// Straight to the peer.
+    Direct {
+        /// The peer's endpoint.
+        remote: SocketAddr,
+        /// The address of ours to send from; `None` leaves the choice to the kernel.
+        local: Option<IpAddr>,
+    },
+    /// Through another member.
+    Relay(RelayPath),
+}
+
+impl Path {
+    /// Tells whether a datagram that came from `origin` came by this path.
+    pub(super) fn is_of(&self, origin: &Origin) -> bool {
+        match (self, origin) {
+            (Path::Direct { remote, local }, Origin::Underlay { source, local: to }) => {
+                remote == source && local.is_none_or(|local| Some(local) == *to)
+            }
+            (Path::Relay(path), Origin::Relay { via, .. }) => path.via.node() == *via,
+            _ => false,
+        }
+    }
 }
 
 /// One peer: who it is, its tunnel, and the path its packets take now.
@@ -42,6 +62,7 @@ pub struct Peer {
     path: ArcSwapOption<Path>,
     mtu: AtomicU16,
     stock: bool,
+    relays: AtomicBool,
     calm: AtomicBool,
     /// Whether segments were kept for it that have most likely arrived once it is heard again.
     kept: AtomicBool,
@@ -79,6 +100,7 @@ impl Peer {
             tunnel,
             path: ArcSwapOption::empty(),
             mtu: AtomicU16::new(mtu),
+            relays: AtomicBool::new(false),
             calm: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             requests: Mutex::default(),
@@ -120,12 +142,30 @@ impl Peer {
         self.path.store(path.map(Arc::new));
     }
 
-    /// Returns the largest inner packet the link carries, in bytes.
+    /// Returns the largest inner packet the link carries by the path in use, in bytes.
     pub fn mtu(&self) -> u16 {
+        match self.path().as_deref() {
+            Some(Path::Relay(path)) => self.own_mtu().min(path.mtu()),
+            _ => self.own_mtu(),
+        }
+    }
+
+    /// Returns the largest inner packet the link carries by a direct path, in bytes.
+    pub(super) fn own_mtu(&self) -> u16 {
         self.mtu.load(Ordering::Relaxed)
     }
 
-    /// Sets the largest inner packet the link carries, in bytes.
+    /// Tells whether its certificate lets others send through it.
+    pub fn is_relay(&self) -> bool {
+        self.relays.load(Ordering::Relaxed)
+    }
+
+    /// Says whether its certificate lets others send through it.
+    pub fn set_relay(&self, relays: bool) {
+        self.relays.store(relays, Ordering::Relaxed);
+    }
+
+    /// Sets the largest inner packet the link carries by a direct path, in bytes.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
     }

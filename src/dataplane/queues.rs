@@ -18,13 +18,41 @@ const PROBES: usize = 1_024;
 /// Events waiting.
 const EVENTS: usize = 256;
 
+/// Where a datagram came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An endpoint.
+    Underlay {
+        /// The endpoint.
+        source: SocketAddr,
+        /// The address of ours it was sent to.
+        local: Option<IpAddr>,
+    },
+    /// A member that may relay, proven by its tunnel.
+    Relay {
+        /// That member.
+        via: NodeId,
+        /// The member that sent it, as the relay says.
+        from: NodeId,
+    },
+}
+
+impl Origin {
+    /// What stands for the sender where its handshakes are counted: the endpoint, or a source of its own for each member whose
+    /// datagrams are relayed, which no endpoint has, since identifiers are random.
+    pub fn source(&self) -> SocketAddr {
+        match self {
+            Origin::Underlay { source, .. } => *source,
+            Origin::Relay { from, .. } => SocketAddr::new(IpAddr::from(*from.as_bytes()), 0),
+        }
+    }
+}
+
 /// A datagram that is no data message: WireGuard's types 1 to 3, introductions and joins (0x10 to 0x12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnopenedDatagram {
     /// Where it came from. Nothing about it is proven.
-    pub source: SocketAddr,
-    /// The address of ours it was sent to.
-    pub local: Option<IpAddr>,
+    pub origin: Origin,
     /// When the kernel received it.
     pub at: Instant,
     /// Its bytes; at least one.
@@ -36,10 +64,8 @@ pub struct UnopenedDatagram {
 pub struct ControlPacket {
     /// The peer that sent it, proven by its tunnel.
     pub node: NodeId,
-    /// The endpoint its datagram came from.
-    pub source: SocketAddr,
-    /// The address of ours its datagram was sent to.
-    pub local: Option<IpAddr>,
+    /// Where its datagram came from.
+    pub origin: Origin,
     /// When the kernel received its datagram.
     pub at: Instant,
     /// When the data thread read it.
@@ -53,15 +79,13 @@ pub struct ControlPacket {
 /// Something the control task should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A peer's authenticated datagram came from another endpoint than the one in use, at most once a second per peer.
+    /// A peer's authenticated datagram came by another path than the one in use, at most once a second per peer.
     /// Only a candidate: the datagram may be a copy sent on by somebody in the middle.
     Moved {
         /// The peer.
         node: NodeId,
         /// Where it came from.
-        source: SocketAddr,
-        /// The address of ours it was sent to.
-        local: Option<IpAddr>,
+        origin: Origin,
         /// When the kernel received it.
         at: Instant,
     },
@@ -70,9 +94,7 @@ pub enum Event {
         /// The peer.
         node: NodeId,
         /// Where the packet came from.
-        source: SocketAddr,
-        /// The address of ours it was sent to.
-        local: Option<IpAddr>,
+        origin: Origin,
     },
     /// Packets wait for a peer that has no session, or no path, at most once a second per peer.
     Wanted {

@@ -1,148 +1,195 @@
-//! From one tunnel straight into another: packets between the mesh and the stock peers of this node.
+//! Sealed datagrams of two members that a third one passes on.
 //!
-//! They never touch the kernel's forwarding. It would take `ip_forward` of the whole host, and a packet that came back
-//! from it could no longer be told from one that somebody else on the host's networks made up with the same source; here
-//! the tunnel a packet was opened from proves it. [`ForwardingTable::way_of`] says which packets may pass.
+//! The sender puts the datagram into a packet for the receiver (`wire/relayed.rs`) and that into its tunnel to the relay. The
+//! relay's tunnel proves the sender, the packet's source; the relay counts what the pair uses and passes the packet on as it is
+//! into its tunnel to the receiver, whose source check lets it in because the relay's certificate says so. One hop: what came
+//! by a relay goes to no other, and a relay passes on by its direct paths alone.
 
 use super::forwarding::ForwardingTable;
-use super::icmp::{ErrorLimit, MAX_MESSAGE, Trouble, error_for};
-use super::inner::InnerPacket;
-use super::large;
-use super::mss;
-use super::offload::checksum::Sum;
-use super::peer::Peer;
-use super::queues::{Event, Queues};
-use super::transmit::Transmitter;
+use super::passing::Passing;
+use super::peer::{Path, Peer};
+use crate::identity::NodeId;
 use crate::platform::clock::Reading;
 use crate::time::Instant;
-use crate::tunnel::{LEAST_BUFFER, OVERHEAD, Outbox, Sealed};
-use crate::wire::DropReason;
+use crate::tunnel::{LEAST_BUFFER, OVERHEAD, Sealed};
+use crate::wire::size_probe::FLOOR;
+use crate::wire::{DropReason, relayed};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// What the inbound thread needs to pass packets on.
+/// What a relay passes on for a pair, each way: 100 Mbit/s, a tenth of what a server's line carries. A relay is for the time in
+/// which there is no other way.
+const TIME_PER_BYTE: Duration = Duration::from_nanos(80);
+/// The least that a packet counts for, whatever its size: 40,000 a second each way, since what a relay spends on one is mostly
+/// the same for each.
+const TIME_PER_PACKET: Duration = Duration::from_micros(25);
+/// How long a pair may send faster: five times what a stream of 100 Mbit/s has under way at a round trip of 20 ms.
+const BURST: Duration = Duration::from_millis(100);
+/// Pairs that one thread remembers: of a hundred members, a third of all.
+const MOST_PAIRS: usize = 4_096;
+/// How often pairs that are quiet are swept out.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A path through another member.
+#[derive(Clone)]
+pub struct RelayPath {
+    /// The member.
+    pub via: Arc<Peer>,
+    /// This node's overlay address.
+    pub source: Ipv6Addr,
+    /// The peer's.
+    pub destination: Ipv6Addr,
+}
+
+/// A datagram in its packet, sealed for the relay, and where that is to be sent.
+pub(super) struct Carried {
+    pub(super) length: usize,
+    pub(super) remote: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+}
+
+impl RelayPath {
+    /// The largest inner packet that a link by this path carries, in bytes: sealed and wrapped it fits the relay's link, or it
+    /// is of the size that every link must carry.
+    pub(super) fn mtu(&self) -> u16 {
+        relayed::largest_within(self.via.own_mtu()).max(FLOOR)
+    }
+
+    /// Room that a datagram takes once it is sealed for the relay.
+    pub(super) fn room(datagram: usize) -> usize {
+        ((relayed::HEADER_LEN + datagram).next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER)
+    }
+
+    /// Seals a datagram for the relay into `out`, which has [`RelayPath::room`] for it.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] where the relay itself has no session or no direct path; [`DropReason::TooBig`]; the tunnel's
+    /// reason else.
+    pub(super) fn carry(&self, now: Instant, datagram: &[u8], out: &mut [u8]) -> Result<Carried, DropReason> {
+        let path = self.via.path();
+        let Some(Path::Direct { remote, local }) = path.as_deref() else { return Err(DropReason::NoRoute) };
+        let packet = relayed::wrap(self.source, self.destination, datagram);
+        if packet.len() > room_to(&self.via) {
+            return Err(DropReason::TooBig);
+        }
+        let mut guard = self.via.tunnel().lock();
+        // What cannot go now is not worth waiting for: its sender has other paths.
+        if !guard.has_session(now) {
+            return Err(DropReason::NoRoute);
+        }
+        match guard.seal(now, &packet, out)? {
+            Sealed::Datagram(length) => Ok(Carried { length, remote: *remote, local: *local }),
+            Sealed::Held => Err(DropReason::NoRoute),
+        }
+    }
+}
+
+/// The largest wrapped datagram that goes to a peer: what the link carries, and in any case one with a packet of [`FLOOR`].
+fn room_to(peer: &Peer) -> usize {
+    usize::from(peer.own_mtu()).max(relayed::wrapped(FLOOR))
+}
+
+/// What a data thread needs to pass on what members send each other through this node.
+#[derive(Default)]
 pub(super) struct Relay {
-    transmitter: Transmitter,
-    queues: Queues,
-    packet: Box<[u8]>,
-    datagram: Box<[u8]>,
-    outbox: Outbox,
-    limit: ErrorLimit,
-    message: Box<[u8; MAX_MESSAGE]>,
+    /// When each pair, by sender and receiver, would have used nothing.
+    pairs: HashMap<(NodeId, NodeId), Instant>,
+    swept: Instant,
 }
 
 impl Relay {
-    pub(super) fn new(transmitter: Transmitter, queues: Queues, largest_packet: usize, now: Instant) -> Self {
-        Relay {
-            transmitter,
-            queues,
-            packet: vec![0; largest_packet].into_boxed_slice(),
-            datagram: vec![0; (largest_packet.next_multiple_of(16) + OVERHEAD).max(LEAST_BUFFER)].into_boxed_slice(),
-            outbox: Outbox::new(),
-            limit: ErrorLimit::new(now),
-            message: Box::new([0; MAX_MESSAGE]),
-        }
-    }
-
-    /// Passes one packet of `from` on to `to`, one hop shorter. Where it cannot go, `from` is told as a router tells it.
-    ///
-    /// One send per packet: what a phone moves is little, and packets to members may be of any number of peers.
+    /// Passes on a member's packet for another member.
     ///
     /// # Errors
-    /// The reason it went nowhere.
+    /// [`DropReason::NoRelay`] where this node, or one of the two, has no part in relaying, or the packet has been passed on
+    /// before; [`DropReason::RelayQuota`]; the reason why it cannot be sent.
     pub(super) fn pass(
         &mut self,
+        passing: &mut Passing,
         table: &ForwardingTable,
-        from: &Peer,
-        to: &Peer,
+        (from, to): (&Peer, &Peer),
         packet: &[u8],
-        inner: &InnerPacket,
+        destination: Ipv6Addr,
         reading: &Reading,
     ) -> Result<(), DropReason> {
-        let room = self.packet.get_mut(..packet.len()).ok_or(DropReason::TooBig)?;
-        room.copy_from_slice(packet);
-        let trouble = if packet.len() > usize::from(to.mtu()) {
-            Some((DropReason::TooBig, Trouble::TooBig(to.mtu())))
-        } else if !one_hop_less(room) {
-            Some((DropReason::HopLimit, Trouble::HopLimit))
-        } else {
-            None
-        };
-        if let Some((reason, trouble)) = trouble {
-            let speaker = table.local().address_v6;
-            if self.limit.allow(reading.now)
-                && let Some(length) = error_for(packet, inner, trouble, speaker, &mut self.message)
-            {
-                self.packet[..length].copy_from_slice(&self.message[..length]);
-                // The error is a courtesy: the packet's own fate is the one that counts.
-                let _ = self.send(from, length, reading);
-            }
-            return Err(reason);
+        let members = !from.is_stock() && !to.is_stock() && !std::ptr::eq(from, to);
+        let fresh = relayed::unwrap(packet, destination).is_some_and(|relayed| relayed.passed == 0);
+        if !table.local().relays || !members || !fresh {
+            return Err(DropReason::NoRelay);
         }
-        mss::clamp(&mut self.packet[..packet.len()], inner, from.mtu().min(to.mtu()), true);
-        if large::is_large(packet.len()) {
-            large::report(to, &self.queues, reading.now);
+        if packet.len() > room_to(to) {
+            return Err(DropReason::TooBig);
         }
-        self.send(to, packet.len(), reading)
+        if !self.allow((from.node(), to.node()), packet.len(), reading.now) {
+            return Err(DropReason::RelayQuota);
+        }
+        passing.send_directly(to, packet, reading)
     }
 
-    /// Seals the packet in the buffer for a peer and sends it.
-    fn send(&mut self, to: &Peer, length: usize, reading: &Reading) -> Result<(), DropReason> {
-        let sealed = {
-            let mut guard = to.tunnel().lock();
-            let sealed = guard.seal(reading.now, &self.packet[..length], &mut self.datagram);
-            guard.flush(reading.now, reading.wall(), &mut self.outbox);
-            sealed
-        };
-        self.transmitter.drain(to, None, &mut self.outbox);
-        let path = to.path().as_deref().copied();
-        match (sealed?, path) {
-            (Sealed::Datagram(length), Some(path)) => {
-                let sent = self.transmitter.send_datagram(&self.datagram[..length], path.remote, path.local);
-                sent.map_err(|_| DropReason::SystemRefused)
-            }
-            (Sealed::Datagram(_), None) => Err(DropReason::NoRoute),
-            (Sealed::Held, _) => {
-                if to.may_report_want(reading.now) {
-                    let wanted = Event::Wanted { node: to.node() };
-                    self.queues.events.try_send(wanted).map_err(|_| DropReason::QueueFull)?;
-                }
-                Ok(())
-            }
+    fn allow(&mut self, pair: (NodeId, NodeId), bytes: usize, now: Instant) -> bool {
+        if self.pairs.len() >= MOST_PAIRS && now.saturating_since(self.swept) >= SWEEP {
+            self.swept = now;
+            self.pairs.retain(|_, free| *free > now);
         }
+        let free = self.pairs.get(&pair).copied();
+        if free.is_none() && self.pairs.len() >= MOST_PAIRS {
+            return false;
+        }
+        let time = (TIME_PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX)).max(TIME_PER_PACKET);
+        let after = free.unwrap_or_default().max(now) + time;
+        let within = after.saturating_since(now) <= BURST;
+        if within {
+            self.pairs.insert(pair, after);
+        }
+        within
     }
-}
-
-/// Takes a hop off a packet (RFC 1812 §5.3.1, RFC 8200 §3); false where it has none left.
-fn one_hop_less(packet: &mut [u8]) -> bool {
-    let (at, v4) = if packet[0] >> 4 == 4 { (8, true) } else { (7, false) };
-    if packet[at] <= 1 {
-        return false;
-    }
-    packet[at] -= 1;
-    if v4 {
-        let header = usize::from(packet[0] & 0x0f) * 4;
-        packet[10..12].fill(0);
-        let sum = Sum::of(&packet[..header]).checksum();
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    }
-    true
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::inner::tests::{packet, udp};
     use super::*;
 
+    fn pair(number: u32) -> (NodeId, NodeId) {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        (NodeId::from_bytes(bytes), NodeId::from_bytes([7; 16]))
+    }
+
     #[test]
-    fn a_hop_is_taken_off_and_the_sum_stays_right() {
-        let mut v4 = packet("10.78.0.2", "10.77.0.3", 17, &udp(1, b"x"));
-        let hops = v4[8];
-        assert!(one_hop_less(&mut v4));
-        assert_eq!((v4[8], Sum::of(&v4[..20]).checksum()), (hops - 1, 0));
-        let mut v6 = packet("fd78::2", "fd00::3", 17, &udp(1, b"x"));
-        let hops = v6[7];
-        assert!(one_hop_less(&mut v6));
-        assert_eq!(v6[7], hops - 1);
-        (v4[8], v6[7]) = (1, 1);
-        assert!(!one_hop_less(&mut v4) && !one_hop_less(&mut v6));
+    fn a_pair_gets_its_rate_and_no_more() {
+        let mut relay = Relay::default();
+        let mut passed = 0;
+        for millis in 0..10_000 {
+            // Twice what is granted.
+            for _ in 0..20 {
+                passed += u64::from(relay.allow(pair(1), 1_250, Instant::from_millis(millis))) * 1_250;
+            }
+        }
+        // Ten seconds of 12.5 MB, and the burst of a tenth.
+        assert!((125_000_000..=126_300_000).contains(&passed), "{passed}");
+        assert!(relay.allow(pair(2), 1_250, Instant::from_millis(10_000)), "each pair has its own");
+    }
+
+    #[test]
+    fn small_packets_count_by_their_number() {
+        let mut relay = Relay::default();
+        let passed = (0..200_000u64).filter(|at| relay.allow(pair(1), 90, Instant::from_millis(at / 100))).count();
+        // Two seconds of 40,000 packets, and the burst of a tenth.
+        assert!((80_000..=84_100).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn the_table_of_pairs_is_bounded_and_is_swept() {
+        let mut relay = Relay::default();
+        let now = Instant::from_millis(60_000);
+        for number in 0..MOST_PAIRS as u32 {
+            assert!(relay.allow(pair(number), 1_250, now));
+        }
+        assert!(!relay.allow(pair(u32::MAX), 1_250, now), "full of pairs that are busy");
+        assert_eq!(relay.pairs.len(), MOST_PAIRS);
+        assert!(relay.allow(pair(u32::MAX), 1_250, now + SWEEP));
+        assert_eq!(relay.pairs.len(), 1);
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+mod relayed;
 mod sharded;
 
 /// A wait that only a failing test sees the end of.
@@ -52,6 +53,7 @@ fn local(number: u8) -> Local {
         overlay_v4: "10.1.0.0/16".parse().unwrap(),
         overlay_v6: "fd00::/64".parse().unwrap(),
         prefixes: vec![],
+        relays: false,
     }
 }
 
@@ -143,12 +145,12 @@ impl Node {
                 let mut outbox = Outbox::new();
                 let (now, wall) = (clock::now(), clock::wall());
                 assert!(datagram.at <= now);
-                let event = host.handle_handshake(now, wall, datagram.source, &datagram.bytes, &mut outbox);
-                let source = Path { remote: datagram.source, local: datagram.local };
+                let event = host.handle_handshake(now, wall, datagram.origin.source(), &datagram.bytes, &mut outbox);
+                let source = back(&table.load(), &datagram.origin);
                 use crate::tunnel::HandshakeEvent::*;
                 if let Ok(Answered(tunnel) | Established(tunnel) | Outranked(tunnel) | CookieTaken(tunnel)) = event {
-                    let path = table.load().by_tunnel(&tunnel).and_then(|(_, peer)| peer.path().as_deref().copied());
-                    transmitter.drain_by(path, Some(source), &mut outbox);
+                    let path = table.load().by_tunnel(&tunnel).and_then(|(_, peer)| peer.path().as_deref().cloned());
+                    transmitter.drain_by(path.as_ref(), Some(&source), &mut outbox);
                 }
             }
         });
@@ -163,7 +165,7 @@ impl Node {
         let peers = others.iter().map(|&(number, key, remote)| {
             let tunnel = self.host.add(key, TunnelOptions::default()).unwrap();
             let peer = Peer::new(node(number), tunnel, 1420);
-            peer.set_path(remote.map(|remote| Path { remote, local: Some(self.address().ip()) }));
+            peer.set_path(remote.map(|remote| Path::Direct { remote, local: Some(self.address().ip()) }));
             (peer, nets(number))
         });
         let peers: Vec<_> = peers.collect();
@@ -190,6 +192,18 @@ impl Node {
 
     fn until_dropped(&self, reason: DropReason, times: u64) {
         self.until(reason.name(), |outbound, inbound| outbound.dropped(reason) + inbound.dropped(reason) == times);
+    }
+}
+
+/// Where an answer goes to what came from there.
+fn back(table: &ForwardingTable, origin: &Origin) -> Path {
+    match *origin {
+        Origin::Underlay { source, local } => Path::Direct { remote: source, local },
+        Origin::Relay { via, from } => Path::Relay(RelayPath {
+            via: table.peers().iter().find(|peer| peer.node() == via).cloned().expect("a relay is a peer"),
+            source: table.local().address_v6,
+            destination: v6(from.as_bytes()[0]).parse().unwrap(),
+        }),
     }
 }
 
@@ -492,8 +506,8 @@ fn control_packets_go_past_the_kernel_with_their_source_and_time() {
             let message = wrap(from, to, payload);
             b.plane.transmitter().send_packet(&table.peers()[0], None, &message).unwrap();
             let packet = a.control.blocking_recv().unwrap();
-            assert_eq!((packet.node, packet.source, &packet.bytes[..]), (node(2), b.address(), payload));
-            assert_eq!(packet.local, Some("127.0.0.1".parse().unwrap()));
+            let origin = Origin::Underlay { source: b.address(), local: Some("127.0.0.1".parse().unwrap()) };
+            assert_eq!((packet.node, packet.origin, &packet.bytes[..]), (node(2), origin, payload));
             assert!(before <= packet.at && packet.at <= clock::now());
         }
         assert_eq!(a.plane.inbound().packets, 0);
@@ -672,7 +686,7 @@ fn a_peer_that_moved_is_reported_once() {
         assert!(matches!(confirmed, Event::Confirmed { node: n, .. } if n == node(9)), "{confirmed:?}");
         let moved = a.events.blocking_recv().unwrap();
         assert!(
-            matches!(moved, Event::Moved { node: n, source: s, local: Some(_), .. } if n == node(9) && s == source),
+            matches!(moved, Event::Moved { node: n, origin: Origin::Underlay { source: s, local: Some(_) }, .. } if n == node(9) && s == source),
             "{moved:?}"
         );
         let more = std::iter::from_fn(|| a.events.try_recv().ok()).count();
@@ -707,14 +721,14 @@ fn packets_for_a_peer_without_path_make_a_wish() {
         here.send_to(b"first", there.local_addr().unwrap()).unwrap();
         assert_eq!(a.events.blocking_recv(), Some(Event::Wanted { node: node(2) }));
         // The control task finds a path, and the packet that waited goes out.
-        peers[0].set_path(Some(Path { remote: b.address(), local: None }));
+        peers[0].set_path(Some(Path::Direct { remote: b.address(), local: None }));
         assert_ne!(a.plane.transmitter().initiate(&peers[0], None), Initiation::Closed);
         let mut buffer = [0; 10];
         // The initiation that found no path counts as sent, so the tunnel asks again by its own schedule.
         let received = loop {
             let mut outbox = Outbox::new();
             peers[0].tunnel().tick(clock::now(), clock::wall(), &mut outbox);
-            a.plane.transmitter().drain(&peers[0], None, &mut outbox);
+            a.plane.transmitter().drain(&peers[0], &mut outbox);
             there.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             match there.recv_from(&mut buffer) {
                 Ok((length, _)) => break length,

@@ -1,6 +1,7 @@
 //! Sending what is not a batch: handshakes, held packets, control messages.
 
 use super::peer::{Path, Peer};
+use super::relay::RelayPath;
 use crate::platform::clock;
 use crate::platform::udp::{UdpError, UdpSocket};
 use crate::tunnel::{Destination, Initiation, LEAST_BUFFER, OVERHEAD, Outbox, Sealed};
@@ -38,13 +39,12 @@ impl Transmitter {
             guard.flush(now, clock::wall(), &mut outbox);
             sealed
         };
-        self.drain(peer, None, &mut outbox);
+        self.drain(peer, &mut outbox);
         match sealed? {
             Sealed::Held => Ok(()),
             Sealed::Datagram(length) => {
-                let path = path.or_else(|| peer.path().as_deref().copied()).ok_or(DropReason::NoRoute)?;
-                let sent = self.udp.send_to(&datagram[..length], path.remote, path.local);
-                sent.map_err(|_| DropReason::SystemRefused)
+                let path = path.or_else(|| peer.path().as_deref().cloned()).ok_or(DropReason::NoRoute)?;
+                self.send_along(&path, &datagram[..length])
             }
         }
     }
@@ -53,18 +53,35 @@ impl Transmitter {
     pub fn initiate(&self, peer: &Peer, path: Option<Path>) -> Initiation {
         let mut outbox = Outbox::new();
         let initiation = peer.tunnel().initiate(clock::now(), clock::wall(), &mut outbox);
-        self.drain_by(path.or_else(|| peer.path().as_deref().copied()), None, &mut outbox);
+        let path = path.or_else(|| peer.path().as_deref().cloned());
+        self.drain_by(path.as_ref(), None, &mut outbox);
         initiation
     }
 
-    /// Sends everything in `outbox`: answers to `source`, the rest by `peer`'s path. Returns how many the kernel took.
+    /// Sends everything in `outbox` by `peer`'s path. Returns how many the kernel took.
     ///
     /// What has nowhere to go is dropped; the tunnel's own timers repeat what matters.
-    pub fn drain(&self, peer: &Peer, source: Option<SocketAddr>, outbox: &mut Outbox) -> usize {
+    pub fn drain(&self, peer: &Peer, outbox: &mut Outbox) -> usize {
         if outbox.is_empty() {
             return 0;
         }
-        self.drain_by(peer.path().as_deref().copied(), source.map(|remote| Path { remote, local: None }), outbox)
+        self.drain_by(peer.path().as_deref(), None, outbox)
+    }
+
+    /// Sends one sealed datagram by a path.
+    ///
+    /// # Errors
+    /// [`DropReason::SystemRefused`]; why a relay cannot take it.
+    pub fn send_along(&self, path: &Path, datagram: &[u8]) -> Result<(), DropReason> {
+        let sent = match path {
+            Path::Direct { remote, local } => self.udp.send_to(datagram, *remote, *local),
+            Path::Relay(path) => {
+                let mut carrying = vec![0; RelayPath::room(datagram.len())];
+                let carried = path.carry(clock::now(), datagram, &mut carrying)?;
+                self.udp.send_to(&carrying[..carried.length], carried.remote, carried.local)
+            }
+        };
+        sent.map_err(|_| DropReason::SystemRefused)
     }
 
     /// Sends one datagram that belongs to no tunnel, such as an introduction or a cookie.
@@ -73,7 +90,7 @@ impl Transmitter {
     }
 
     /// Sends everything in `outbox`: answers by `source`, the rest by `path`. Returns how many the kernel took.
-    pub fn drain_by(&self, path: Option<Path>, source: Option<Path>, outbox: &mut Outbox) -> usize {
+    pub fn drain_by(&self, path: Option<&Path>, source: Option<&Path>, outbox: &mut Outbox) -> usize {
         let mut sent = 0;
         while let Some(outgoing) = outbox.pop() {
             let way = match outgoing.to {
@@ -81,7 +98,7 @@ impl Transmitter {
                 Destination::Source => source,
             };
             if let Some(way) = way {
-                sent += usize::from(self.udp.send_to(&outgoing.bytes, way.remote, way.local).is_ok());
+                sent += usize::from(self.send_along(way, &outgoing.bytes).is_ok());
             }
         }
         sent

@@ -121,6 +121,10 @@ impl State {
         self.sessions.iter_mut().find(|session| session.index == sending && session.is_usable(now))
     }
 
+    pub(super) fn is_ready(&mut self, now: Instant) -> bool {
+        self.held.is_empty() && self.current(now).is_some()
+    }
+
     pub(super) fn seal(&mut self, now: Instant, packet: &[u8], out: &mut [u8]) -> Result<Sealed, DropReason> {
         let result = self.try_seal(now, packet, out);
         if let Err(reason) = result {

@@ -154,6 +154,11 @@ impl Guard<'_> {
         self.state.last_received
     }
 
+    /// Whether a packet sealed now would be a datagram at once.
+    pub fn has_session(&mut self, now: Instant) -> bool {
+        self.state.is_ready(now)
+    }
+
     /// Opens one data message (type 4) into `out`, which must be at least as long; the packet starts at its first byte.
     ///
     /// Success means that the peer made the datagram and that it was not seen before, so that its source address may be

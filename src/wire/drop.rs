@@ -52,11 +52,15 @@ pub enum DropReason {
     Congestion,
     /// No rule of this node allows it, and it answers nothing of this side.
     Policy,
+    /// A member's datagram came by a relay, or was to be relayed, without the permission that this takes, or by two relays.
+    NoRelay,
+    /// Two members send each other more through this relay than it passes on for a pair.
+    RelayQuota,
 }
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [DropReason; 23] = [
+    pub const ALL: [DropReason; 25] = [
         DropReason::Malformed,
         DropReason::BadMac,
         DropReason::RateLimited,
@@ -80,6 +84,8 @@ impl DropReason {
         DropReason::BadControl,
         DropReason::Congestion,
         DropReason::Policy,
+        DropReason::NoRelay,
+        DropReason::RelayQuota,
     ];
 
     /// The reason's name in metrics and in JSON.
@@ -108,6 +114,8 @@ impl DropReason {
             DropReason::BadControl => "bad_control",
             DropReason::Congestion => "congestion",
             DropReason::Policy => "policy",
+            DropReason::NoRelay => "no_relay",
+            DropReason::RelayQuota => "relay_quota",
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod join;
 pub mod overlay;
 pub mod probe;
 pub mod receipts;
+pub mod relayed;
 pub mod row;
 mod sealed;
 pub mod size_probe;

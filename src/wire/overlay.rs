@@ -11,6 +11,9 @@ pub const CONTROL_PORT: u16 = 7655;
 /// Bytes in front of the payload: an IPv6 header (40) and a UDP header (8).
 pub const HEADER_LEN: usize = 48;
 
+/// The hop limit of a packet as its sender makes it.
+pub const HOP_LIMIT: u8 = 64;
+
 const UDP: u8 = 17;
 
 /// Wraps a payload into an overlay packet from `source` to `destination`.
@@ -23,7 +26,7 @@ pub fn wrap(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> 
     packet.extend_from_slice(&[0x6c, 0x00, 0, 0]);
     packet.extend_from_slice(&udp_len.to_be_bytes());
     packet.push(UDP);
-    packet.push(64);
+    packet.push(HOP_LIMIT);
     packet.extend_from_slice(&source.octets());
     packet.extend_from_slice(&destination.octets());
     packet.extend_from_slice(&CONTROL_PORT.to_be_bytes());

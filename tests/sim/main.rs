@@ -10,6 +10,7 @@ mod mesh;
 mod net;
 mod paths;
 mod probing;
+mod relays;
 mod scenarios;
 mod silence;
 mod sizes;

@@ -84,6 +84,10 @@ pub struct Mesh {
     pub hosts: Vec<Host>,
     pub authority: Authority,
     pub trace: Trace,
+    /// Packets that each relay has passed on.
+    relayed: BTreeMap<usize, u64>,
+    /// Relays that pass on only one packet in so many, though they answer for themselves.
+    pub droppers: BTreeMap<usize, u32>,
     seed: u64,
     sessions: u64,
 }
@@ -116,7 +120,17 @@ impl Mesh {
             })
             .collect();
         let net = Net::new(seed ^ 0x006e_6574, count);
-        Mesh { now: Instant::ZERO, net, hosts, authority, trace: Trace::default(), seed, sessions: 0 }
+        Mesh {
+            now: Instant::ZERO,
+            net,
+            hosts,
+            authority,
+            trace: Trace::default(),
+            relayed: BTreeMap::new(),
+            droppers: BTreeMap::new(),
+            seed,
+            sessions: 0,
+        }
     }
 
     /// Gives every host a certificate of a month, as an authority node does.
@@ -146,6 +160,40 @@ impl Mesh {
     pub fn carrier(&self, index: usize, network: IpNet) -> Option<usize> {
         let node = *self.hosts[index].engine.as_ref()?.routing().carriers.get(&network)?;
         (0..self.hosts.len()).find(|host| self.node(*host) == node)
+    }
+
+    /// Lets some of the hosts relay.
+    pub fn make_relays(&mut self, relays: &[usize]) {
+        relays.iter().for_each(|index| self.permit_relaying(*index, true, START));
+    }
+
+    /// Gives a running host a certificate that lets it relay no more.
+    pub fn withdraw_relay(&mut self, index: usize) {
+        let (now, wall) = (self.now, self.wall(index));
+        self.permit_relaying(index, false, wall);
+        let host = &mut self.hosts[index];
+        let engine = host.engine.as_mut().expect("a running host");
+        engine.accept_certificate(host.certificate.bytes(), now, wall).expect("the authority signed it");
+        self.drain(index);
+    }
+
+    fn permit_relaying(&mut self, index: usize, relay: bool, wall: UnixTime) {
+        let certificate = self.hosts[index].certificate.certificate();
+        let permissions = Permissions { relay, ..certificate.permissions };
+        let admission = Admission { permissions, ..certificate.admission() };
+        let keys = self.hosts[index].keys.keys().public();
+        let issued = self.authority.issue(&admission, &keys, &Term::offline(wall));
+        self.hosts[index].certificate = issued.expect("a valid admission");
+    }
+
+    /// Packets that relays have passed on.
+    pub fn relayed(&self) -> u64 {
+        self.relayed.values().sum()
+    }
+
+    /// Packets that one has.
+    pub fn relayed_by(&self, host: usize) -> u64 {
+        self.relayed.get(&host).copied().unwrap_or(0)
     }
 
     /// Adds a machine with the keys, certificate and disk of another.
@@ -290,21 +338,31 @@ impl Mesh {
     fn deliver(&mut self, delivery: Delivery) {
         let (now, wall, index) = (self.now, self.wall(delivery.to), delivery.to);
         self.trace.line(format!("{:?} {} -> {} {:?}", now, delivery.from, index, kind(&delivery.packet)));
+        let Some(engine) = self.hosts[index].engine.as_mut() else { return };
+        if let Packet::Plain(bytes) = &delivery.packet {
+            // Refusals are silence; the counters of the daemon are not part of the model.
+            let _ = engine.handle_datagram(delivery.from, bytes, now, wall);
+        } else {
+            let path = Path::Direct { remote: delivery.from, local: Some(delivery.at_address) };
+            self.open(index, path, delivery.packet);
+        }
+    }
+
+    /// Takes a packet of a tunnel that came by `path`.
+    fn open(&mut self, index: usize, path: Path, packet: Packet) {
+        let (now, wall) = (self.now, self.wall(index));
         let host = &mut self.hosts[index];
         let Some(engine) = host.engine.as_mut() else { return };
-        let path = Path { remote: delivery.from, local: Some(delivery.at_address) };
-        match delivery.packet {
-            Packet::Plain(bytes) => {
-                // Refusals are silence; the counters of the daemon are not part of the model.
-                let _ = engine.handle_datagram(delivery.from, &bytes, now, wall);
-            }
+        match packet {
+            Packet::Plain(_) => {}
+            Packet::Relayed { .. } => self.open_relayed(index, path, packet),
             Packet::Initiation { from, to, session } => {
                 let for_us = host.certificate.certificate().wireguard_key == to;
                 let known = host.tunnels.iter_mut().find(|(_, tunnel)| tunnel.key == from);
-                if let (true, Some((_, tunnel))) = (for_us, known) {
+                if let (true, Some((node, tunnel))) = (for_us, known) {
                     tunnel.unconfirmed.insert(session);
-                    let on = SocketAddr::new(delivery.at_address, PORT);
-                    self.net.send(now, on, delivery.from, Packet::Response { session });
+                    let node = *node;
+                    self.send(index, node, path, Packet::Response { session });
                 }
             }
             Packet::Response { session } => {
@@ -315,8 +373,7 @@ impl Mesh {
                     tunnel.sessions.push(session);
                     engine.handle_session(node, SessionEvent::Established { path }, now);
                     host.reached.insert(node);
-                    let on = SocketAddr::new(delivery.at_address, PORT);
-                    self.net.send(now, on, delivery.from, Packet::Sealed { session, payload: vec![] });
+                    self.send(index, node, path, Packet::Sealed { session, payload: vec![] });
                 }
             }
             Packet::Sealed { session, payload } => {
@@ -337,6 +394,46 @@ impl Mesh {
                     let arrival = Arrival::at(node, path, now);
                     let _ = engine.handle_message(arrival, &payload, now, wall);
                     self.answer(index, node, &payload);
+                }
+            }
+        }
+    }
+
+    /// A relay passes on what comes from its sender; the receiver takes what comes from a relay. As a data thread does it.
+    fn open_relayed(&mut self, index: usize, path: Path, packet: Packet) {
+        let Packet::Relayed { session, from, to, passed, inner } = packet else { return };
+        let own = self.node(index);
+        let holder = self.hosts[index].tunnels.iter().find(|(_, tunnel)| tunnel.sessions.contains(&session));
+        let Some(holder) = holder.map(|(node, _)| *node).filter(|_| path.via().is_none()) else { return };
+        if to == own && passed && self.relays(holder) && self.hosts[index].tunnels.contains_key(&from) {
+            self.open(index, Path::Relay { via: holder }, *inner);
+        } else if holder == from && !passed && self.relays(own) && to != own && to != from {
+            if self.droppers.get(&index).is_some_and(|one_in| !self.net.rng.next_u32().is_multiple_of(*one_in)) {
+                return;
+            }
+            let Some(tunnel) = self.hosts[index].tunnels.get(&to) else { return };
+            if let (Some(session), Some(path @ Path::Direct { .. })) = (tunnel.sessions.last().copied(), tunnel.path) {
+                *self.relayed.entry(index).or_default() += 1;
+                self.send(index, to, path, Packet::Relayed { session, from, to, passed: true, inner });
+            }
+        }
+    }
+
+    fn relays(&self, node: NodeId) -> bool {
+        self.hosts.iter().map(|host| host.certificate.certificate()).any(|it| it.node == node && it.permissions.relay)
+    }
+
+    /// Sends a packet for a peer by a path.
+    fn send(&mut self, index: usize, node: NodeId, path: Path, packet: Packet) {
+        match path {
+            Path::Direct { remote, local } => self.net.send(self.now, self.source(index, local), remote, packet),
+            Path::Relay { via } => {
+                let Some(tunnel) = self.hosts[index].tunnels.get(&via) else { return };
+                if let (Some(session), Some(path @ Path::Direct { .. })) =
+                    (tunnel.sessions.last().copied(), tunnel.path)
+                {
+                    let (from, inner) = (self.node(index), Box::new(packet));
+                    self.send(index, via, path, Packet::Relayed { session, from, to: node, passed: false, inner });
                 }
             }
         }
@@ -408,14 +505,14 @@ impl Mesh {
         let Some(tunnel) = self.hosts[index].tunnels.get_mut(&node) else { return };
         tunnel.asked.insert(session);
         let packet = Packet::Initiation { from, to: tunnel.key, session };
-        self.net.send(self.now, self.source(index, path.local), path.remote, packet);
+        self.send(index, node, path, packet);
     }
 
     fn seal(&mut self, index: usize, node: NodeId, via: Option<Path>, payload: &[u8]) {
         let Some(tunnel) = self.hosts[index].tunnels.get(&node) else { return };
         if let (Some(session), Some(path)) = (tunnel.sessions.last(), via.or(tunnel.path)) {
             let packet = Packet::Sealed { session: *session, payload: payload.to_vec() };
-            self.net.send(self.now, self.source(index, path.local), path.remote, packet);
+            self.send(index, node, path, packet);
         }
     }
 
@@ -476,7 +573,12 @@ fn is_look(payload: &[u8]) -> bool {
 
 /// Whether a packet that came by `path` came otherwise than ours go, as a data thread judges it.
 fn differs(used: Path, path: Path) -> bool {
-    used.remote != path.remote || used.local.is_some_and(|local| Some(local) != path.local)
+    match (used, path) {
+        (Path::Direct { remote, local }, Path::Direct { remote: from, local: to }) => {
+            remote != from || local.is_some_and(|local| Some(local) != to)
+        }
+        _ => used != path,
+    }
 }
 
 /// The authority of a seed's mesh: the same each time, since keys are not cloneable.
@@ -512,6 +614,7 @@ fn kind(packet: &Packet) -> String {
         Packet::Plain(bytes) => format!("plain {}", bytes.len()),
         Packet::Initiation { session, .. } => format!("initiation {session}"),
         Packet::Response { session } => format!("response {session}"),
+        Packet::Relayed { session, passed, inner, .. } => format!("relayed {session} {passed} ({})", kind(inner)),
         Packet::Sealed { session, payload } => format!("sealed {session} {} {:?}", payload.len(), payload.first()),
     }
 }

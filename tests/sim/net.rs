@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use meshd::identity::WireguardKey;
+use meshd::identity::{NodeId, WireguardKey};
 use meshd::time::Instant;
 use meshd::wire::overlay::HEADER_LEN;
 use rand_chacha::ChaCha12Rng;
@@ -22,6 +22,21 @@ pub enum Packet {
     Response { session: u64 },
     /// A payload sealed under a session.
     Sealed { session: u64, payload: Vec<u8> },
+    /// What one node seals for another, in a session with a relay: on its way to it, or passed on by it.
+    Relayed { session: u64, from: NodeId, to: NodeId, passed: bool, inner: Box<Packet> },
+}
+
+impl Packet {
+    /// Bytes on the wire.
+    fn len(&self) -> usize {
+        match self {
+            Packet::Plain(bytes) => bytes.len(),
+            Packet::Initiation { .. } => 148,
+            Packet::Response { .. } => 92,
+            Packet::Sealed { payload, .. } => payload.len() + 48 + 32,
+            Packet::Relayed { inner, .. } => inner.len() + 50 + 32,
+        }
+    }
 }
 
 /// A packet on its way.
@@ -107,14 +122,8 @@ impl Net {
         let seen = self.translated.get(&from.ip()).map_or(from, |seen| SocketAddr::new(*seen, from.port()));
         let behind = self.translated.iter().find(|(_, outside)| **outside == to.ip()).map(|(inside, _)| *inside);
         let hidden = self.translated.contains_key(&to.ip());
-        let bytes = match &packet {
-            Packet::Plain(bytes) => bytes.len(),
-            Packet::Initiation { .. } => 148,
-            Packet::Response { .. } => 92,
-            Packet::Sealed { payload, .. } => payload.len() + 48 + 32,
-        };
         self.sent[sender].0 += 1;
-        self.sent[sender].1 += bytes as u64;
+        self.sent[sender].1 += packet.len() as u64;
         let roll = self.rng.next_u32();
         let Some(host) = Net::host(to).filter(|host| *host < self.sent.len()) else { return };
         let ends = (from.ip(), to.ip());

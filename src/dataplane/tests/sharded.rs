@@ -40,7 +40,7 @@ fn acquaint_with_more(a: &Node, b: &Node, shard: Shard) -> [Arc<Peer>; 2] {
         tunnel.set_shard(shard);
         let peer = Peer::new(node(there.number), tunnel, 1420);
         peer.set_shared(shard.of > 1);
-        peer.set_path(Some(Path { remote: there.address(), local: None }));
+        peer.set_path(Some(Path::Direct { remote: there.address(), local: None }));
         let mut networks = nets(there.number);
         networks.push(more(there.number));
         let own = Local { prefixes: vec![more(here.number)], ..local(here.number) };

@@ -127,6 +127,10 @@ impl Snapshot {
         families.counter("dataplane_packets", None, help, directions(|traffic| traffic.packets))?;
         let help = "Bytes of the packets that crossed, without padding and outer headers";
         families.counter("dataplane", Some(Unit::Bytes), help, directions(|traffic| traffic.bytes))?;
+        let help = "Sealed datagrams of other members that this node passed on as a relay";
+        families.counter("relayed_packets", None, help, [(Vec::new(), self.relayed.packets)])?;
+        let help = "Bytes of the datagrams passed on, in their wrapping";
+        families.counter("relayed", Some(Unit::Bytes), help, [(Vec::new(), self.relayed.bytes)])?;
         let drops =
             DropReason::ALL.iter().zip(self.drops).map(|(reason, count)| (vec![("reason", reason.name())], count));
         families.counter("dropped_packets", None, "Packets dropped that belong to no peer", drops)?;

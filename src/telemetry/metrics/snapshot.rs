@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub received: Traffic,
     /// Inner packets from this host into the mesh.
     pub sent: Traffic,
+    /// Sealed datagrams of other members that this node passed on, in their wrapping.
+    pub relayed: Traffic,
     /// Packets that were dropped and belong to no peer, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
     /// Alerts that fire, by urgency.

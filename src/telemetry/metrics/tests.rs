@@ -60,6 +60,7 @@ fn snapshot() -> Snapshot {
         members: 3,
         received: Traffic { packets: 1, bytes: 100 },
         sent: Traffic { packets: 2, bytes: 200 },
+        relayed: Traffic { packets: 3, bytes: 900 },
         drops: [0; DropReason::ALL.len()],
         stages: vec![("tun_rx", DelayHistogram::default()), ("udp_rx", delays())],
         probe_lag: delays(),
