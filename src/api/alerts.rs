@@ -6,6 +6,7 @@ use super::Timestamp;
 
 /// Where an alert stands; what fires comes after what is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AlertPhase {
     /// It is the case, but not for long enough.
@@ -16,6 +17,7 @@ pub enum AlertPhase {
 
 /// How urgent an alert is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AlertSeverity {
     /// Somebody should look at it in working hours.
@@ -26,6 +28,7 @@ pub enum AlertSeverity {
 
 /// The alerts of this node, the rules behind them, and who is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AlertList {
     /// The version of these types.
     pub schema: u32,
@@ -41,6 +44,7 @@ pub struct AlertList {
 
 /// One alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AlertStatus {
     /// The rule's name.
     pub rule: String,
@@ -72,6 +76,7 @@ pub struct AlertStatus {
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AlertRule {
     /// Its name.
     pub name: String,
@@ -85,6 +90,7 @@ pub struct AlertRule {
 
 /// A receiver, and how it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReceiverStatus {
     /// Its name.
     pub name: String,
@@ -109,6 +115,7 @@ pub struct ReceiverStatus {
 
 /// Sends a test to a receiver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AlertTestRequest {
     /// The receiver's name.
     pub receiver: String,
@@ -116,6 +123,7 @@ pub struct AlertTestRequest {
 
 /// A test that was delivered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AlertTested {
     /// The version of these types.
     pub schema: u32,

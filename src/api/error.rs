@@ -6,6 +6,7 @@ use super::SCHEMA;
 
 /// Why a call failed, in terms a program can act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The request does not decode or breaks a limit: HTTP 400.
@@ -41,6 +42,7 @@ impl ErrorKind {
 
 /// A failed call's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[error("{message}{}", advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default())]
 pub struct ApiError {
     /// The version of these types.

@@ -8,6 +8,7 @@ use super::Timestamp;
 
 /// The forwards of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ForwardList {
     /// The version of these types.
     pub schema: u32,
@@ -19,6 +20,7 @@ pub struct ForwardList {
 
 /// One forward.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ForwardStatus {
     /// Its name.
     pub name: String,
@@ -49,6 +51,7 @@ impl ForwardStatus {
 
 /// How a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TargetHealth {
     /// It has not been looked at often enough.
@@ -61,6 +64,7 @@ pub enum TargetHealth {
 
 /// One target of a forward.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ForwardTarget {
     /// The target as the configuration writes it.
     pub target: String,
@@ -90,6 +94,7 @@ pub struct ForwardTarget {
 
 /// One open connection of a forward.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ForwardConnection {
     /// Where it came from.
     pub client: SocketAddr,
@@ -107,6 +112,7 @@ pub struct ForwardConnection {
 
 /// Asks for a switch of a forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SwitchRequest {
     /// The forward's name.
     pub forward: String,
@@ -122,6 +128,7 @@ pub struct SwitchRequest {
 
 /// A switch that was made, and written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Switched {
     /// The version of these types.
     pub schema: u32,

@@ -6,6 +6,7 @@ use super::{LossRatio, Timestamp};
 
 /// Asks what the link to a peer was like: `GET /v1/history?peer=db1&since=2026-11-22T00:00:00Z&step_seconds=600`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HistoryRequest {
     /// The peer's name, identifier or overlay address; also one that is no member any more.
     pub peer: String,
@@ -34,6 +35,7 @@ impl HistoryRequest {
 
 /// What a link was like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct History {
     /// The version of these types.
     pub schema: u32,
@@ -59,6 +61,7 @@ pub struct History {
 
 /// What a link was like for one step of time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HistoryPoint {
     /// Where it begins.
     pub start: Timestamp,
@@ -126,6 +129,7 @@ pub struct HistoryPoint {
 
 /// A distribution of times, in seconds: ends and mean exact, percentiles within 1 %.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Spread {
     /// The smallest.
     pub min_seconds: f64,
@@ -149,6 +153,7 @@ pub struct Spread {
 
 /// Seconds a link was in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct StateSeconds {
     /// It answered.
@@ -181,6 +186,7 @@ impl StateSeconds {
 
 /// Asks what happened: `GET /v1/events?peer=db1&since=2026-11-22T00:00:00Z&limit=50`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventsRequest {
     /// Only what is about this peer: its name, identifier or overlay address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,6 +214,7 @@ impl EventsRequest {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Events {
     /// The version of these types.
     pub schema: u32,
@@ -219,6 +226,7 @@ pub struct Events {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventItem {
     /// Its number. Later events have greater ones, also after a restart of the daemon.
     pub sequence: u64,

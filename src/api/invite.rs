@@ -10,6 +10,7 @@ use super::Timestamp;
 
 /// Asks the daemon for an invite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteRequest {
     /// The new node's name.
     pub name: String,
@@ -18,6 +19,7 @@ pub struct InviteRequest {
     pub tags: Vec<String>,
     /// Prefixes the new node may carry.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub prefixes: Vec<IpNet>,
     /// The priority at which it shares them with other nodes, 1 to 255; absent where they are its alone.
     #[serde(default)]
@@ -41,6 +43,7 @@ pub struct InviteRequest {
 
 /// An admission whose certificate the daemon may issue in the authority's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DelegatedInvite {
     /// The new node's identifier in hexadecimal.
     pub node_id: String,
@@ -52,6 +55,7 @@ pub struct DelegatedInvite {
 
 /// A new invite. The token is shown here and never again: the daemon keeps only its hash.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Invited {
     /// The version of these types.
     pub schema: u32,
@@ -76,6 +80,7 @@ impl fmt::Debug for Invited {
 
 /// Where an invite stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InviteState {
     /// Nobody has used it.
@@ -90,6 +95,7 @@ pub enum InviteState {
 
 /// One invite in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteSummary {
     /// The invite's identifier in hexadecimal.
     pub invite: String,
@@ -105,6 +111,7 @@ pub struct InviteSummary {
 
 /// All invites the daemon remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteList {
     /// The version of these types.
     pub schema: u32,
@@ -114,6 +121,7 @@ pub struct InviteList {
 
 /// Asks the daemon to make an invite useless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteRevokeRequest {
     /// The invited node's name, or the invite's identifier in hexadecimal.
     pub invite: String,
@@ -121,6 +129,7 @@ pub struct InviteRevokeRequest {
 
 /// An invite that was made useless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteRevoked {
     /// The version of these types.
     pub schema: u32,

@@ -8,6 +8,7 @@ use super::Timestamp;
 
 /// What uses the links of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkLedger {
     /// The version of these types.
     pub schema: u32,
@@ -24,6 +25,7 @@ pub struct LinkLedger {
 
 /// What uses one link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkUsage {
     /// The peer's name.
     pub name: String,
@@ -45,6 +47,7 @@ pub struct LinkUsage {
 
 /// Whether a link can go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CanGo {
     /// Connections use it, or something did within the last hour.
@@ -57,6 +60,7 @@ pub enum CanGo {
 
 /// The two ends of a connection, as this node sees them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionEnds {
     /// The end on this side of the tunnel; port 0 where the protocol has none.
     pub near: SocketAddr,
@@ -74,6 +78,7 @@ pub struct ConnectionEnds {
 
 /// A long-lived connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LedgerConnection {
     /// Its ends.
     #[serde(flatten)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is closed, and what stays open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockdownInfo {
     /// The version of these types.
     pub schema: u32,
@@ -25,6 +26,7 @@ pub struct LockdownInfo {
 
 /// How far a lock-down has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LockdownPhase {
     /// Neither configured nor in force.
@@ -41,6 +43,7 @@ pub enum LockdownPhase {
 
 /// Asks for a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockdownTrialRequest {
     /// How long it lasts, 1 to 600 s.
     pub seconds: f64,

@@ -6,6 +6,7 @@ use super::{PathKind, PeerState, Timestamp};
 
 /// The links of every node, as that node says: rows were asked for a few seconds ago at most, where the node answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Matrix {
     /// The version of these types.
     pub schema: u32,
@@ -24,6 +25,7 @@ impl Matrix {
 
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MatrixNode {
     /// Its name.
     pub name: String,
@@ -40,6 +42,7 @@ pub struct MatrixNode {
 /// What one node says of its links. Each list has a place for each node, which is empty where nothing is known, and at the
 /// node's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MatrixRow {
     /// Seconds since the node said so; absent where it never did.
     #[serde(default)]
@@ -72,6 +75,7 @@ pub struct MatrixRow {
 
 /// Why a node's row is not fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RowMissing {
     /// No session stands with it, so that it could not be asked.
@@ -84,6 +88,7 @@ pub enum RowMissing {
 
 /// The links between sites, together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SiteMatrix {
     /// The version of these types.
     pub schema: u32,
@@ -106,6 +111,7 @@ pub struct SiteMatrix {
 
 /// A site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Site {
     /// Its name; absent for the nodes that have none.
     #[serde(default)]
@@ -116,6 +122,7 @@ pub struct Site {
 
 /// The links from one site to another, each as its node in the first says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SitePair {
     /// Links that are known.
     pub links: u32,

@@ -9,6 +9,7 @@ use super::{Problem, Timestamp};
 
 /// What the daemon is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Version {
     /// The version of these types.
     pub schema: u32,
@@ -23,6 +24,7 @@ pub struct Version {
 
 /// Whether the daemon does its work, for probes of a service manager or a monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
     /// The version of these types.
     pub schema: u32,
@@ -34,6 +36,7 @@ pub struct Health {
 
 /// This node's public identity: what a delegation is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeInfo {
     /// The version of these types.
     pub schema: u32,
@@ -50,8 +53,10 @@ pub struct NodeInfo {
     /// The mesh's identifier in hexadecimal.
     pub mesh_id: String,
     /// The overlay's IPv4 range.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub overlay_v4: Ipv4Net,
     /// The overlay's IPv6 range.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub overlay_v6: Ipv6Net,
     /// The authorities' keys in base64.
     pub authorities: Vec<String>,
@@ -63,6 +68,7 @@ pub struct NodeInfo {
 
 /// One member of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Member {
     /// Its name.
     pub name: String,
@@ -77,6 +83,7 @@ pub struct Member {
     /// Its IPv6 overlay address.
     pub address_v6: Ipv6Addr,
     /// Prefixes it may carry.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub prefixes: Vec<IpNet>,
     /// Its tags.
     pub tags: Vec<String>,
@@ -98,6 +105,7 @@ pub struct Member {
 
 /// The members this node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Members {
     /// The version of these types.
     pub schema: u32,
@@ -107,6 +115,7 @@ pub struct Members {
 
 /// Asks the daemon to revoke a node, or to spread a revocation the authority has signed elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RevokeRequest {
     /// The node's name, or its identifier in hexadecimal.
     pub node: String,
@@ -117,6 +126,7 @@ pub struct RevokeRequest {
 
 /// A node that was revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Revoked {
     /// The version of these types.
     pub schema: u32,
@@ -132,6 +142,7 @@ pub struct Revoked {
 
 /// A restart that has begun: what will run is checked already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Restarting {
     /// The version of these types.
     pub schema: u32,
@@ -141,6 +152,7 @@ pub struct Restarting {
 
 /// This node's renewed certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Renewed {
     /// The version of these types.
     pub schema: u32,

@@ -41,6 +41,8 @@
 //!
 //! `wg show` reads the device and its peers at a socket of its own ([`uapi`]).
 //!
+//! [`OPENAPI`] is the same for programs.
+//!
 //! Errors are [`ApiError`] with a matching HTTP status.
 //!
 //! Beside it, [`PageServer`] serves read-only pages on a TCP address of this host or of the mesh, where the configuration
@@ -61,6 +63,7 @@ pub mod matrix;
 pub mod membership;
 mod metrics_pages;
 pub mod names;
+mod openapi;
 pub mod page_server;
 pub mod paths;
 pub mod ping;
@@ -92,6 +95,7 @@ pub use matrix::{Matrix, MatrixNode, MatrixRow, RowMissing, Site, SiteMatrix, Si
 pub use membership::{Health, Member, Members, NodeInfo, Renewed, Restarting, RevokeRequest, Revoked, Version};
 pub use metrics_pages::metrics_pages;
 pub use names::{NameEntry, NameList, NameQuestions};
+pub use openapi::OPENAPI;
 pub use page_server::{PageGuard, PageServer};
 pub use paths::{PathList, PathReason, PathState, PeerPaths};
 pub use ping::{PingLine, PingMode, PingRequest};

@@ -8,6 +8,7 @@ use super::Timestamp;
 
 /// The names this node knows, and how it answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NameList {
     /// The version of these types.
     pub schema: u32,
@@ -33,6 +34,7 @@ pub struct NameList {
 
 /// Questions by what became of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NameQuestions {
     /// Those that were answered.
     pub answered: u64,
@@ -46,6 +48,7 @@ pub struct NameQuestions {
 
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NameEntry {
     /// The whole name.
     pub name: String,

@@ -8,6 +8,7 @@ use super::{PathKind, Timestamp};
 
 /// The paths of every link of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PathList {
     /// The version of these types.
     pub schema: u32,
@@ -19,6 +20,7 @@ pub struct PathList {
 
 /// The paths to one peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PeerPaths {
     /// Its name.
     pub name: String,
@@ -34,6 +36,7 @@ pub struct PeerPaths {
 
 /// Why a path is the one in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PathReason {
     /// The newest session was made there.
@@ -50,6 +53,7 @@ pub enum PathReason {
 
 /// One path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PathState {
     /// What kind of path it is.
     pub kind: PathKind,

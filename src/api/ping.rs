@@ -6,6 +6,7 @@ use super::{LossRatio, PathStatus};
 
 /// What a ping measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PingMode {
     /// A probe inside the tunnel, as the daemon's own.
@@ -17,6 +18,7 @@ pub enum PingMode {
 
 /// Asks for probes to a peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PingRequest {
     /// The peer's name, identifier or overlay address.
     pub node: String,
@@ -40,6 +42,7 @@ impl PingRequest {
 
 /// One line of a ping's answer: JSON, ended by a newline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PingLine {
     /// The first line.

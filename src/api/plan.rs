@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The difference between the configuration in the files and the one that the daemon runs with, and what taking it over
 /// does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The version of these types.
     pub schema: u32,
@@ -18,6 +19,7 @@ pub struct Plan {
 
 /// A setting that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     /// Its key, as in `underlay.listen`.
     pub key: String,
@@ -29,6 +31,7 @@ pub struct PlannedChange {
 
 /// An entry of a list that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlannedEntry {
     /// What happens to it.
     pub action: PlannedAction,
@@ -38,6 +41,7 @@ pub struct PlannedEntry {
 
 /// What happens to an entry, or to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PlannedAction {
     /// It is new.
@@ -50,6 +54,7 @@ pub enum PlannedAction {
 
 /// A link that a reload touches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TouchedLink {
     /// The peer's name.
     pub peer: String,

@@ -8,6 +8,7 @@ use super::Timestamp;
 
 /// The rules in force, and what they did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyInfo {
     /// The version of these types.
     pub schema: u32,
@@ -29,6 +30,7 @@ pub struct PolicyInfo {
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyRule {
     /// Which `[[allow]]` it is, from 1.
     pub number: u64,
@@ -44,6 +46,7 @@ pub struct PolicyRule {
 
 /// Packets that were refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyDenial {
     /// The peer through whose tunnel they came.
     pub peer: String,
@@ -61,6 +64,7 @@ pub struct PolicyDenial {
 
 /// Asks what the rules in force make of something.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyCheckRequest {
     /// Who would send: a name or an address.
     pub from: String,
@@ -72,6 +76,7 @@ pub struct PolicyCheckRequest {
 
 /// What the rules in force make of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyChecked {
     /// The version of these types.
     pub schema: u32,
@@ -83,6 +88,7 @@ pub struct PolicyChecked {
 
 /// What they make of one pair of addresses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyVerdict {
     /// Who would send.
     pub source: IpAddr,
@@ -98,6 +104,7 @@ pub struct PolicyVerdict {
 
 /// How a peer's rules are to this node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyAgreement {
     /// They let the same in.
@@ -110,6 +117,7 @@ pub enum PolicyAgreement {
 
 /// Asks what becomes of the packets of something, while it happens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyTraceRequest {
     /// From whom, to whom, by what.
     #[serde(flatten)]
@@ -129,6 +137,7 @@ impl PolicyTraceRequest {
 
 /// One line of a trace's answer: JSON, ended by a newline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TraceLine {
     /// The first line: from now on, packets are seen.
@@ -174,6 +183,7 @@ pub enum TraceLine {
 
 /// What a packet is to its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PacketStage {
     /// It begins one.

@@ -10,6 +10,7 @@ use super::{PolicyAgreement, Timestamp};
 
 /// The daemon's whole state in one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     /// The version of these types.
     pub schema: u32,
@@ -36,6 +37,7 @@ pub struct Status {
 
 /// This node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
@@ -49,6 +51,7 @@ pub struct NodeStatus {
     pub address_v6: Ipv6Addr,
     /// The prefixes that its certificate carries.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub prefixes: Vec<IpNet>,
     /// The interface's name.
     pub interface: String,
@@ -76,6 +79,7 @@ pub struct NodeStatus {
 
 /// A certificate's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CertificateStatus {
     /// When it stops being valid.
     pub expires: Timestamp,
@@ -107,6 +111,7 @@ impl CertificateStatus {
 
 /// The mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MeshStatus {
     /// Its name.
     pub name: String,
@@ -118,6 +123,7 @@ pub struct MeshStatus {
 
 /// Peers by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counts {
     /// All peers.
     pub peers: u32,
@@ -161,6 +167,7 @@ impl Counts {
 
 /// How grave a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Gravity {
     /// Worth knowing; nothing is wrong yet.
@@ -173,6 +180,7 @@ pub enum Gravity {
 
 /// Something that is wrong, with what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Problem {
     /// How grave it is.
     pub gravity: Gravity,
@@ -193,6 +201,7 @@ pub struct Problem {
 
 /// A peer's state; [`PeerState::severity`] orders them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
     /// Answers.
@@ -246,6 +255,7 @@ impl PeerState {
 
 /// How packets reach a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PathStatus {
     /// What kind of path it is.
     pub kind: PathKind,
@@ -258,6 +268,7 @@ pub struct PathStatus {
 
 /// What kind of path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PathKind {
     /// UDP straight to the peer.
@@ -270,6 +281,7 @@ pub enum PathKind {
 
 /// A loss ratio with its Wilson 95 % interval, all between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LossRatio {
     /// Probes that were not answered.
     pub lost: u64,
@@ -285,6 +297,7 @@ pub struct LossRatio {
 
 /// What was measured on a link in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkMeasure {
     /// Seconds the window covers.
     pub window_seconds: f64,
@@ -332,6 +345,7 @@ pub struct LinkMeasure {
 
 /// How closely a link is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LinkClass {
     /// Nobody uses it, in a mesh too large to probe every link each second.
@@ -355,6 +369,7 @@ impl LinkClass {
 
 /// Why a link is degraded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DegradedReason {
     /// What kind it is, for programs: a stable word such as `loss` or `latency_step`.
     pub kind: String,
@@ -367,6 +382,7 @@ pub struct DegradedReason {
 
 /// What else was counted on a link in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkCounts {
     /// Loss on the way to the peer; absent without a probe.
     pub loss_forward: Option<LossRatio>,
@@ -398,6 +414,7 @@ pub struct LinkCounts {
 
 /// One peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
@@ -408,6 +425,7 @@ pub struct PeerStatus {
     /// Its IPv6 overlay address.
     pub address_v6: Ipv6Addr,
     /// Prefixes it may carry.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub prefixes: Vec<IpNet>,
     /// Its state.
     pub state: PeerState,
@@ -466,6 +484,7 @@ pub struct PeerStatus {
 
 /// A stock WireGuard peer's state, by its handshakes and traffic: nothing measures it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WireguardState {
     /// A session stands, for which it answered or asked; sessions live for three minutes at most.
@@ -492,14 +511,17 @@ impl WireguardState {
 
 /// A stock WireGuard peer, as `[[wireguard]]` declares it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WireguardStatus {
     /// Its name.
     pub name: String,
     /// Its public key in base64.
     pub public_key: String,
     /// What it is declared with; a problem names what of it a certificate takes away.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub addresses: Vec<IpNet>,
     /// Those of its addresses that this node's certificate carries: with them it takes part in the whole mesh.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub carried: Vec<IpNet>,
     /// Its state.
     pub state: WireguardState,

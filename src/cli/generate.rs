@@ -1,4 +1,4 @@
-//! Completions, and the manual pages and the schema a package ships.
+//! Completions, and the manual pages, the schema and the description of the local interface that a package ships.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +12,7 @@ use super::args::{MeshctlArgs, MeshdArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::schema::schema;
+use crate::api::OPENAPI;
 use crate::config::keys;
 
 /// Prints a shell's completions.
@@ -44,6 +45,7 @@ fn pages() -> Result<Vec<(String, String)>, Failure> {
         ("meshd.8".to_owned(), command_page(MeshdArgs::command(), "8")?),
         ("meshd.toml.5".to_owned(), config_page()),
         ("meshd.schema.json".to_owned(), format!("{:#}\n", schema())),
+        ("meshd.openapi.json".to_owned(), OPENAPI.to_owned()),
     ];
     let meshctl = MeshctlArgs::command();
     for command in meshctl.get_subcommands().filter(|command| !command.is_hide_set()) {
