@@ -42,6 +42,8 @@ impl Pair {
             lan.attach_as(host, "lan0")?;
             host.add_address("lan0", own.into(), 16)?;
             host.sysctl("net/ipv4/ip_forward", "1")?;
+            // The device outlives its daemon, without a carrier.
+            host.sysctl("net/ipv4/conf/default/ignore_routes_with_linkdown", "1")?;
             host.add_route_of_metric(overlay, other.into(), "lan0", FALLBACK)?;
             let grant = ["--route", NETWORK, "--shared", "--priority", priority];
             match number {
