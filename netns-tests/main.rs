@@ -12,6 +12,7 @@ mod firewall;
 mod forwards;
 mod gateways;
 mod harness;
+mod hold;
 mod lab;
 mod ledger;
 mod links;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
             forwards::CASES,
             rebuilt::CASES,
             supervised::CASES,
+            hold::CASES,
         ],
         &[
             databases_over_the_mesh::CASES,

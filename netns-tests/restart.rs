@@ -154,10 +154,11 @@ fn refused(lab: &Lab) -> Result<()> {
 }
 
 /// Puts a program where another one is or was, in one step, as packages do.
-fn place_program(at: &Path, bytes: &[u8]) -> Result<()> {
+pub fn place_program(at: &Path, bytes: &[u8]) -> Result<()> {
     let fresh = at.with_extension("new");
     fs::write(&fresh, bytes).context(fresh.display())?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).context(fresh.display())?;
+    fs::File::open(&fresh).and_then(|file| file.sync_all()).context(fresh.display())?;
     fs::rename(&fresh, at).context(at.display())
 }
 

@@ -9,8 +9,8 @@ use fixtures::*;
 use meshd::control::membership::{Membership, Merge};
 use meshd::identity::*;
 use meshd::wire::control::{
-    BUCKETS, ControlMessage, Hearing, Items, Question, RenewalReply, RevocationSummary, Row, RowRequest, Summary, Want,
-    id_bytes,
+    BUCKETS, ControlMessage, Hearing, Hold, Holding, Items, Question, RenewalReply, RevocationSummary, Row, RowRequest,
+    Summary, Want, id_bytes,
 };
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
 use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
@@ -187,6 +187,8 @@ fn control_messages() {
         ),
         ("question", ControlMessage::Question(Question { node: id_bytes(id(4)) })),
         ("hearing", ControlMessage::Hearing(Hearing { node: id_bytes(id(4)), heard_millis: 900 })),
+        ("hold", ControlMessage::Hold(Hold { number: 0x0102_0304, millis: 2_000 })),
+        ("holding", ControlMessage::Holding(Holding { number: 0x0102_0304 })),
         ("row_request", ControlMessage::RowRequest(RowRequest { number: 0x0102_0304 })),
         ("row", ControlMessage::Row(row())),
     ];

@@ -1,5 +1,6 @@
 //! `meshctl restart`.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use super::exit::{Exit, Failure};
 use super::wait::missing;
 use crate::api::{Client, SCHEMA, Status};
 use crate::config::duration;
+use crate::wire::DropReason;
 
 /// Time between two looks: a restart takes a few of them.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -19,7 +21,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 #[command(
     after_help = "Examples:\n  meshctl restart               after an upgrade, or a change that needs a restart\n  \
                         meshctl restart --timeout 2m  and wait longer for the links\n\n\
-                        Device, addresses, routes and port stay, and TCP connections through the mesh go on; those of \
+                        Device, addresses, routes and port stay, no packet is lost, and TCP connections through the mesh go on; those of \
                         forwards end. What will\nrun is checked first; where it refuses, nothing is touched. Ends when every link that was up \
                         is up again."
 )]
@@ -45,6 +47,7 @@ pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
     }
     let took = began.elapsed();
     let version = client.version().await?;
+    let lost = Lost::of(&client.status().await?);
     if context.output.json {
         return context.output.json(&serde_json::json!({
             "schema": SCHEMA,
@@ -53,6 +56,7 @@ pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
             "restarts": version.restarts,
             "links": links.len(),
             "took_seconds": took.as_secs_f64(),
+            "lost": { "former_session": lost.former_session, "no_room": lost.no_room },
         }));
     }
     let links = match links.len() {
@@ -61,11 +65,44 @@ pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
         count => format!("the {count} links that were up are up again"),
     };
     context.output.data(&format!(
-        "{} {} runs after {} ms in the same process; {links}\n",
+        "{} {} runs after {} ms in the same process; {links}; {lost}\n",
         restarting.program,
         version.version,
         took.as_millis()
     ))
+}
+
+/// Packets that a restart cost, as the new program has counted since its start.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lost {
+    /// Came for a session of the former program.
+    former_session: u64,
+    /// Found no room to wait for the new session.
+    no_room: u64,
+}
+
+impl Lost {
+    fn of(status: &Status) -> Lost {
+        let counts = status.peers.iter().map(|peer| &peer.drops).chain([&status.drops]);
+        counts.fold(Lost::default(), |lost, drops| {
+            let count = |reason: DropReason| drops.get(reason.name()).copied().unwrap_or(0);
+            Lost {
+                former_session: lost.former_session + count(DropReason::UnknownSession),
+                no_room: lost.no_room + count(DropReason::HoldFull),
+            }
+        })
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost { former_session: 0, no_room: 0 } => f.write_str("no packet was lost here"),
+            Lost { former_session, no_room } => {
+                write!(f, "packets lost: {former_session} for former sessions, {no_room} without room to wait")
+            }
+        }
+    }
 }
 
 /// The nodes whose links are up.
@@ -91,6 +128,18 @@ mod tests {
     use super::*;
     use crate::api::PeerState;
     use crate::api::fake::troubled_status;
+
+    #[test]
+    fn what_a_restart_cost_is_counted_over_all_peers() {
+        let mut status = troubled_status();
+        status.drops.insert("unknown_session".into(), 3);
+        let before = Lost::of(&status);
+        *status.peers[0].drops.entry("hold_full".into()).or_default() += 2;
+        let after = Lost::of(&status);
+        assert_eq!((after.former_session, after.no_room), (before.former_session, before.no_room + 2));
+        assert!(after.to_string().contains("3 for former sessions"), "{after}");
+        assert_eq!(Lost::default().to_string(), "no packet was lost here");
+    }
 
     #[test]
     fn only_links_that_were_up_are_waited_for() {

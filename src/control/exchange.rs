@@ -76,6 +76,8 @@ impl Engine {
             Ok(ControlMessage::RenewalReply(reply)) => self.handle_renewal_reply(&reply.certificate, now, wall),
             Ok(ControlMessage::Question(question)) => return self.handle_question(from, &question, now),
             Ok(ControlMessage::Hearing(hearing)) => self.handle_hearing(from, &hearing, now),
+            Ok(ControlMessage::Hold(hold)) => self.handle_hold(from, hold),
+            Ok(ControlMessage::Holding(holding)) => self.handle_holding(from, holding),
             Ok(ControlMessage::RowRequest(request)) => return self.handle_row_request(from, request, now),
             Ok(ControlMessage::Row(row)) => self.handle_row(from, &row, now),
         }

@@ -47,6 +47,7 @@ pub mod gateway;
 mod gateways;
 pub mod gossip;
 pub mod health;
+pub mod hold;
 pub mod limit;
 mod link;
 pub mod measurement;

@@ -125,6 +125,22 @@ pub enum Departure {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A peer is about to restart and asks to hold back what is for it, for a time that is bounded already.
+    HoldAsked {
+        /// The peer.
+        by: NodeId,
+        /// What the answer repeats.
+        number: u32,
+        /// For how long.
+        time: Duration,
+    },
+    /// A peer that was asked to hold packets back does.
+    Holding {
+        /// The peer.
+        node: NodeId,
+        /// The number it was asked with.
+        number: u32,
+    },
     /// A member was learned.
     PeerLearned {
         /// The peer.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::alerts::Alerts;
 use super::firewall::Firewall;
 use super::forwards::Forwards;
+use super::hold::Leaving;
 use super::ledger::Ledger;
 use super::links::Links;
 use super::matrix::Rows;
@@ -94,6 +95,7 @@ pub(super) struct Driver {
     pub(super) restarts: u32,
     /// When to make room for the next program.
     pub(super) restart_due: Option<Instant>,
+    pub(super) leaving: Option<Leaving>,
     pub(super) bound: SocketAddr,
     /// When to look at the addresses of the underlay again.
     pub(super) underlay_due: Option<Instant>,
@@ -159,6 +161,7 @@ impl Driver {
             program: parts.program,
             restarts: parts.restarts,
             restart_due: None,
+            leaving: None,
             bound: parts.bound,
             underlay_due: None,
             device_gone: false,
@@ -185,7 +188,10 @@ impl Driver {
         self.report_ready();
         while !self.device_gone {
             if self.restart_due.is_some_and(|due| due <= clock::now()) {
-                return Ok(Ended::Restart);
+                self.leave(Ended::Restart);
+            }
+            if let Some(ended) = self.left() {
+                return Ok(ended);
             }
             if self.host_due.is_some_and(|due| due <= clock::now()) {
                 self.apply_host().await;
@@ -196,7 +202,9 @@ impl Driver {
             let sleep = self.next_deadline().saturating_since(clock::now()).min(LONGEST_SLEEP);
             tokio::select! {
                 signal = signals.next() => match signal {
-                    Signal::Stop => return Ok(Ended::Stop),
+                    // Whoever says it twice does not want to wait.
+                    Signal::Stop if self.leaving.is_some() => return Ok(Ended::Stop),
+                    Signal::Stop => self.leave(Ended::Stop),
                     // The outcome is in the log, and where it is no success, in the status.
                     Signal::Reload => drop(self.reload()),
                 },
@@ -223,12 +231,19 @@ impl Driver {
         (self.program.clone(), self.config_path.clone())
     }
 
-    /// Writes everything that must survive, and ends the data plane. A restart leaves the host as it is.
-    pub(super) async fn shut_down(&mut self, ended: Ended) {
+    /// Writes everything that must survive.
+    pub(super) fn write_down(&mut self) {
         self.files.write_snapshot(&self.engine.snapshot());
         self.files.write_marks(&self.links.host().marks());
         self.keep_ledger(clock::now(), clock::wall());
         self.monitor.stop(clock::now(), clock::wall());
+    }
+
+    /// Ends the data plane. A restart leaves the host as it is.
+    pub(super) async fn shut_down(&mut self, ended: Ended) {
+        if self.leaving.is_none() {
+            self.write_down();
+        }
         self.names.end(ended == Ended::Stop);
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.stop();
@@ -237,11 +252,11 @@ impl Driver {
         if ended == Ended::Restart {
             return;
         }
-        // Where the service manager keeps the device, it knows whether this is a stop or a restart; we do not.
+        // Of no use without the device; whether that goes now, the service manager knows where it keeps it, and we do not.
+        self.remove_firewall().await;
         if self.service.keeps() {
             return;
         }
-        self.remove_firewall().await;
         // The device goes with its descriptor; what stays is the cover, so that nothing leaves in clear meanwhile.
         let wanted = HostState { device: None, covers: self.wanted_host().covers };
         if let Err(error) = self.host.apply(&wanted).await {
@@ -261,6 +276,7 @@ impl Driver {
             self.firewall.next_deadline(clock::now()),
             self.underlay_due,
             self.restart_due,
+            self.leaving.as_ref().map(Leaving::deadline),
             self.service.deadline(),
             self.names.next_deadline(),
         ]
@@ -272,7 +288,8 @@ impl Driver {
     fn handle_timeout(&mut self) {
         self.observe();
         let (now, wall) = (clock::now(), clock::wall());
-        while let Some(node) = self.links.pop_tick(now) {
+        // Who is leaving begins no session that would end with the program.
+        while let Some(node) = self.links.pop_tick(now).filter(|_| self.leaving.is_none()) {
             self.tick(node, now, wall);
         }
         if self.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
@@ -393,8 +410,9 @@ impl Driver {
     fn send_message(&mut self, to: NodeId, via: Option<control::path::Path>, bytes: &[u8]) {
         let own = self.engine.certificate().certificate().address_v6;
         let (Some(link), Some(dataplane)) = (self.links.get(to), &self.dataplane) else { return };
-        // A control message is about now: without a session it is dropped, not held, and what matters is said again.
-        if !self.sessions.contains(&to) {
+        // A control message is about now: without a session, or where the peer restarts, it is dropped, not held, and what
+        // matters is said again.
+        if !self.sessions.contains(&to) || link.peer.tunnel().is_holding(clock::now()) {
             return;
         }
         let packet = overlay::wrap(own, link.address, bytes);
@@ -482,6 +500,8 @@ impl Driver {
                 }
             }
             Event::Link { node, from, to } => self.note_link(node, from, to),
+            Event::HoldAsked { by, number, time } => self.hold_for(by, number, time),
+            Event::Holding { node, number } => self.note_holding(node, number),
             Event::RowAsked { by, number } => self.answer_row(by, number),
             Event::Row { from, links } => self.take_row(from, &links),
             Event::RowsPulled => self.end_pull(),

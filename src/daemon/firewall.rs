@@ -92,6 +92,11 @@ impl Firewall {
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// Puts the first look off: a planned restart has left the tables as they were.
+    pub(super) fn put_off(&mut self, until: Instant) {
+        self.due = self.due.map(|_| until);
+    }
+
     /// When the tables are looked at next, or something else is to be done about them.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         [self.due, self.lockdown.next_deadline(now)].into_iter().flatten().min()

@@ -10,6 +10,8 @@ impl Driver {
     pub(super) fn take_datagram(&mut self, datagram: UnopenedDatagram) {
         let (now, wall) = (clock::now(), clock::wall());
         let result = match datagram.bytes.first() {
+            // The peer tries again, and finds the next program.
+            Some(1..=3) if self.leaving.is_some() => return,
             Some(1..=3) => return self.take_handshake(&datagram, now, wall),
             _ => self.engine.handle_datagram(datagram.origin.source(), &datagram.bytes, now, wall),
         };

@@ -17,6 +17,7 @@ mod forwards;
 mod gateways;
 mod handshakes;
 mod history;
+mod hold;
 mod host;
 mod intake;
 mod ledger;

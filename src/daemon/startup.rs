@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing_subscriber::layer::SubscriberExt;
@@ -49,6 +50,9 @@ use crate::tunnel;
 
 /// Bytes of a key, certificate or authority file at most.
 const IDENTITY_LIMIT: u64 = 64 << 10;
+/// When after a planned restart, which leaves them as they are, the tables of the packet filter are looked at: other things are
+/// urgent until the sessions stand.
+const FIREWALL_PAUSE: Duration = Duration::from_secs(1);
 /// Commands of the local interface that wait: more than its clients.
 const COMMANDS: usize = 128;
 
@@ -240,7 +244,7 @@ async fn serve(
     let netlink = netlink::Host::connect()?;
     let mut service = Service::find();
     let owner = identity.certificate.certificate().node.to_string();
-    let ports = open_ports(&config, listen, inherited, steering, &netlink, &service, &owner).await?;
+    let (ports, taken_over) = open_ports(&config, listen, inherited, steering, &netlink, &service, &owner).await?;
     let shards = ports.count();
     let handover = ports
         .hand_over(restarts)
@@ -305,9 +309,18 @@ async fn serve(
     };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();
-    // First, so that no address of the mesh is there without it.
-    driver.keep_firewall().await;
+    if restarts > 0 {
+        driver.firewall.put_off(now + FIREWALL_PAUSE);
+    } else {
+        // First, so that no address of the mesh is there without it.
+        driver.keep_firewall().await;
+    }
     driver.apply_host().await;
+    if taken_over {
+        driver.engine.make_haste(now);
+    }
+    // The members known from before are peers before the first packet is read, which would have no route else.
+    driver.drain();
     let (senders, receivers) = queues();
     let table = Arc::clone(driver.links.table());
     let host = Arc::clone(driver.links.host());
@@ -345,7 +358,8 @@ async fn serve(
     Ok((ended? == Ended::Restart).then_some(handover))
 }
 
-/// Takes over the device and the port from the program before this one, however it ended; makes what is not there.
+/// Takes over the device and the port from the program before this one, however it ended; makes what is not there. Says
+/// whether the device was there.
 async fn open_ports(
     config: &Config,
     listen: SocketAddr,
@@ -354,27 +368,27 @@ async fn open_ports(
     host: &netlink::Host,
     service: &Service,
     owner: &str,
-) -> Result<OpenPorts, StartError> {
+) -> Result<(OpenPorts, bool), StartError> {
     let pattern = &config.interface.name;
     if let Some(handover) = inherited {
         if let Some(ports) = OpenPorts::adopt(handover, pattern, listen) {
-            return Ok(ports);
+            return Ok((ports, true));
         }
         // The names are free only once nobody holds them.
         service.forget();
     }
     let open = |name: &str| OpenPorts::open(name, listen, config.dataplane.shards, steering);
-    let Some(orphan) = find_orphan(host, pattern, owner).await? else { return open(pattern) };
+    let Some(orphan) = find_orphan(host, pattern, owner).await? else { return Ok((open(pattern)?, false)) };
     match open(&orphan.name) {
         Ok(ports) => {
             tracing::info!("{}: taken over from a daemon that did not stop", orphan.name);
-            Ok(ports)
+            Ok((ports, true))
         }
         // It was made otherwise than it would be now.
         Err(StartError::Device(error)) => {
             tracing::warn!("{}: made anew, and connections stand still for a moment: {error}", orphan.name);
             host.remove_device(&orphan).await?;
-            open(pattern)
+            Ok((open(pattern)?, false))
         }
         Err(error) => Err(error),
     }

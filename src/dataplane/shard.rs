@@ -15,11 +15,18 @@ use crate::wire::DropReason;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How long the thread leaves a descriptor alone after an error it does not understand, in milliseconds, so that a lasting
 /// one does not take a whole core.
 const ERROR_PAUSE: u16 = 10;
+
+/// Batches that are taken from the socket at the end: whatever a socket's buffer holds.
+const LAST_BATCHES: usize = 1_024;
+
+/// How often, a millisecond apart, it is tried at the end to send what finds no room in the socket.
+const LAST_SENDS: usize = 5;
+const LAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The UDP socket's place in the watch; the device's queues follow.
 const SOCKET: usize = 0;
@@ -45,10 +52,17 @@ pub(super) struct Shard {
 impl Shard {
     /// Moves packets until the latch is rung.
     ///
+    /// What has come in by then is moved before it ends; what the device has stays in the device.
+    ///
     /// Each time round, what has come in is taken first, and then one turn of each of the device's queues that has something:
     /// whatever comes waits for one bounded turn of each other at most, and not for a stream to end. It sleeps when there is
     /// nothing anywhere, and where it polls ([`Polling`]) not even then at once.
     pub(super) fn run(mut self) {
+        self.move_packets();
+        self.finish();
+    }
+
+    fn move_packets(&mut self) {
         let mut gone = false;
         while !self.wake.is_rung() {
             self.pulse.beat();
@@ -93,6 +107,22 @@ impl Shard {
             if trouble {
                 self.wake.wait(ERROR_PAUSE);
             }
+        }
+    }
+
+    /// Leaves nothing behind that a successor could not read: it has other sessions.
+    fn finish(&mut self) {
+        for _ in 0..LAST_BATCHES {
+            if self.inbound.turn() != Found::More {
+                break;
+            }
+        }
+        for _ in 0..LAST_SENDS {
+            self.outbound.resume();
+            if !self.outbound.is_waiting() {
+                break;
+            }
+            std::thread::sleep(LAST_PAUSE);
         }
     }
 

@@ -11,8 +11,13 @@ use crate::time::Instant;
 /// message. (The kernel's 128 are 128 ms of that, less than the one and a half round trips of a crossing start between continents.)
 pub(super) const MOST_PACKETS: usize = 1_024;
 
-/// Memory one peer's waiting packets may take: 128 packets of a usual MTU, or 1,024 of 128 bytes.
-pub(super) const MOST_BYTES: usize = 192 * 1_024;
+/// Memory one peer's waiting packets may take: a second of a thousand packets of 1,000 bytes. 700 of a usual MTU are more
+/// than come to a restart's pause at that rate.
+pub(super) const MOST_BYTES: usize = 1_024 * 1_024;
+
+/// A packet longer than this is part of a transfer, which sends again what is lost; of the room for packets and bytes, all of
+/// those together may take three quarters, so that a transfer does not crowd out queries and their answers.
+const BULK: usize = 512;
 
 /// What a waiting packet takes besides its bytes: its place in the queue, and the allocator's share.
 const PLACE: usize = 64;
@@ -63,7 +68,9 @@ impl HoldQueue {
     /// Copies the packet in; false when one of the bounds is reached.
     pub(super) fn push(&mut self, now: Instant, packet: &[u8]) -> bool {
         let bytes = packet.len() + PLACE;
-        if self.packets.len() >= MOST_PACKETS || self.bytes + bytes > MOST_BYTES || !self.budget.take(bytes) {
+        let share = |most: usize| if packet.len() > BULK { most / 4 * 3 } else { most };
+        let fits = self.packets.len() < share(MOST_PACKETS) && self.bytes + bytes <= share(MOST_BYTES);
+        if !fits || !self.budget.take(bytes) {
             return false;
         }
         self.bytes += bytes;
@@ -127,7 +134,10 @@ mod tests {
         assert_eq!(budget.used(), 0);
 
         let mut wide = HoldQueue::new(HoldBudget::new(BUDGET));
-        assert!(wide.push(Instant::ZERO, &vec![0; MOST_BYTES - PLACE]));
-        assert!(!wide.push(Instant::ZERO, &[1]), "bytes per peer");
+        let length = MOST_BYTES / 4 - PLACE;
+        assert!((0..3).all(|_| wide.push(Instant::ZERO, &vec![0; length])));
+        assert!(!wide.push(Instant::ZERO, &vec![0; BULK + 1]), "a transfer has its share");
+        while wide.push(Instant::ZERO, &[0; BULK]) {}
+        assert!(wide.packets.len() < MOST_PACKETS && wide.bytes > MOST_BYTES - BULK - PLACE, "bytes per peer");
     }
 }

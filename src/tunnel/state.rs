@@ -47,6 +47,8 @@ pub(super) struct State {
     /// A new session was asked for, whatever the state of the old one.
     pub(super) demanded: bool,
     pub(super) held: HoldQueue,
+    /// Until when packets wait although there is a session: the peer restarts, and the session ends with its program.
+    pub(super) holding: Option<Instant>,
     pub(super) cookie: Option<(Cookie, Instant)>,
     pub(super) marks: Marks,
     pub(super) clock_behind: bool,
@@ -91,6 +93,7 @@ impl State {
             retry_at: Instant::ZERO,
             demanded: false,
             held,
+            holding: None,
             cookie: None,
             marks,
             clock_behind: false,
@@ -142,6 +145,7 @@ impl State {
         }
         let mtu = self.options.mtu;
         if self.held.is_empty()
+            && !self.is_holding(now)
             && let Some(session) = self.current(now)
         {
             let length = session.seal(packet, mtu, out)?;
@@ -157,6 +161,10 @@ impl State {
         }
         self.urgent = true;
         Ok(Sealed::Held)
+    }
+
+    pub(super) fn is_holding(&self, now: Instant) -> bool {
+        self.holding.is_some_and(|until| now < until)
     }
 
     pub(super) fn count_sent(&mut self, now: Instant, bytes: usize) {
@@ -246,6 +254,7 @@ impl State {
     /// Packets are sealed under the session `index` from now on; whatever was under way to get one is over.
     pub(super) fn take_into_use(&mut self, now: Instant, index: u32) {
         self.sending = Some(index);
+        self.holding = None;
         self.handshakes += 1;
         self.settle(now);
         self.demanded = false;
@@ -289,6 +298,7 @@ impl State {
         self.sending = None;
         self.settle(now);
         self.held.clear();
+        self.holding = None;
         self.cookie = None;
         self.options.preshared_key = None;
     }

@@ -107,7 +107,7 @@ impl State {
     /// Sends the packets that waited for a session, in their order.
     pub(super) fn send_held(&mut self, now: Instant, out: &mut Outbox) {
         let mtu = self.options.mtu;
-        while !self.held.is_empty() && self.current(now).is_some() {
+        while !self.held.is_empty() && !self.is_holding(now) && self.current(now).is_some() {
             let Some(packet) = self.held.pop() else { return };
             let mut bytes = vec![0u8; (padded(packet.len(), mtu) + OVERHEAD).max(LEAST_BUFFER)];
             let Some(session) = self.current(now) else { return };
@@ -195,6 +195,7 @@ impl State {
         }
         self.unanswered.map(|since| since + UNANSWERED).filter(|at| *at > now).into_iter().for_each(&mut due);
         self.held.deadline().into_iter().for_each(&mut due);
+        self.holding.filter(|until| *until > now).into_iter().for_each(&mut due);
         self.attempts
             .last()
             .map(|attempt| attempt.started + LATE_RESPONSE)

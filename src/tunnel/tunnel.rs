@@ -86,6 +86,21 @@ impl Tunnel {
         self.lock().advance(now, wall, Effort::All, out)
     }
 
+    /// Has packets wait from now on, although there is a session, until the next session stands or `until` comes. For a peer
+    /// that restarts: its sessions end with its program.
+    pub fn hold(&self, until: Instant) {
+        let mut state = self.state();
+        if !state.closed {
+            state.holding = Some(until);
+            state.deadline = state.deadline.min(until);
+        }
+    }
+
+    /// Tells whether packets wait although there is a session.
+    pub fn is_holding(&self, now: Instant) -> bool {
+        self.state().is_holding(now)
+    }
+
     /// When [`tick`](Self::tick) should be called at the latest.
     pub fn deadline(&self) -> Instant {
         self.state().deadline

@@ -42,6 +42,10 @@ pub enum ControlMessage {
     Question(Question),
     /// How long ago the sender heard a node.
     Hearing(Hearing),
+    /// Asks to hold back packets for the sender, which restarts.
+    Hold(Hold),
+    /// Says that packets are held back.
+    Holding(Holding),
     /// Asks for the receiver's row of the matrix.
     RowRequest(RowRequest),
     /// A part of the sender's row.
@@ -167,6 +171,27 @@ pub struct Hearing {
     pub heard_millis: u64,
 }
 
+/// Asks to hold back packets for the sender until it has a new session, because it restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hold {
+    /// Chosen by the sender; the answer repeats it.
+    #[n(0)]
+    pub number: u32,
+    /// For how long at most, in milliseconds.
+    #[n(1)]
+    pub millis: u32,
+}
+
+/// Says that nothing more is sealed for the receiver under the session in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Holding {
+    /// The number of the request.
+    #[n(0)]
+    pub number: u32,
+}
+
 /// Asks for the receiver's row of the matrix ([`crate::wire::row`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -239,6 +264,8 @@ impl ControlMessage {
             ControlMessage::RevocationSummary(_) => 7,
             ControlMessage::Question(_) => 8,
             ControlMessage::Hearing(_) => 9,
+            ControlMessage::Hold(_) => 10,
+            ControlMessage::Holding(_) => 11,
             ControlMessage::RowRequest(_) => 16,
             ControlMessage::Row(_) => 17,
         }
@@ -260,6 +287,8 @@ impl ControlMessage {
                 ControlMessage::RevocationSummary(body) => encoder.encode(body).is_ok(),
                 ControlMessage::Question(body) => encoder.encode(body).is_ok(),
                 ControlMessage::Hearing(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Hold(body) => encoder.encode(body).is_ok(),
+                ControlMessage::Holding(body) => encoder.encode(body).is_ok(),
                 ControlMessage::RowRequest(body) => encoder.encode(body).is_ok(),
                 ControlMessage::Row(body) => encoder.encode(body).is_ok(),
             };
@@ -293,6 +322,8 @@ impl ControlMessage {
             7 => ControlMessage::RevocationSummary(decoder.decode().map_err(malformed)?),
             8 => ControlMessage::Question(decoder.decode().map_err(malformed)?),
             9 => ControlMessage::Hearing(decoder.decode().map_err(malformed)?),
+            10 => ControlMessage::Hold(decoder.decode().map_err(malformed)?),
+            11 => ControlMessage::Holding(decoder.decode().map_err(malformed)?),
             16 => ControlMessage::RowRequest(decoder.decode().map_err(malformed)?),
             17 => ControlMessage::Row(decoder.decode().map_err(malformed)?),
             _ => return Err(ControlError::Unknown),
@@ -349,6 +380,8 @@ mod tests {
             ControlMessage::RenewalReply(RenewalReply { certificate: ByteVec::from(vec![1]) }),
             ControlMessage::Question(Question { node: ByteVec::from(vec![4; 16]) }),
             ControlMessage::Hearing(Hearing { node: ByteVec::from(vec![4; 16]), heard_millis: 70 }),
+            ControlMessage::Hold(Hold { number: 5, millis: 2_000 }),
+            ControlMessage::Holding(Holding { number: 5 }),
             ControlMessage::RowRequest(RowRequest { number: 5 }),
             ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
         ]

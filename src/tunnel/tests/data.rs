@@ -207,6 +207,52 @@ fn a_full_queue_refuses_and_old_packets_leave_it() {
 }
 
 #[test]
+fn what_is_held_back_for_a_restart_goes_out_in_order_once_the_next_session_stands() {
+    let two = Two::met(13);
+    let mut buffer = [0u8; 256];
+    let [ours, theirs] = &two.tunnels;
+    theirs.hold(START + Duration::from_secs(2));
+    let now = START + Duration::from_millis(100);
+    for length in 30..40 {
+        assert_eq!(
+            theirs.lock().seal(now, &packet(length), &mut buffer),
+            Ok(Sealed::Held),
+            "the session is left alone"
+        );
+    }
+    let mut out = Outbox::new();
+    theirs.tick(now, wall(), &mut out);
+    assert!(out.is_empty() && theirs.is_holding(now), "nothing leaves before there is a new session");
+    // The one that restarts starts the next session, and is answered.
+    let _ = ours.initiate(now, wall(), &mut out);
+    let [arrived, _] = two.settle(now, 0, out);
+    assert_eq!(arrived.iter().map(Vec::len).collect::<Vec<_>>(), (30..40).collect::<Vec<_>>());
+    assert!(!theirs.is_holding(now));
+    assert!(matches!(theirs.lock().seal(now, &packet(64), &mut buffer), Ok(Sealed::Datagram(_))), "as ever");
+}
+
+#[test]
+fn what_is_held_back_for_nobody_goes_out_under_the_old_session_when_the_time_is_over() {
+    let two = Two::met(14);
+    let until = START + Duration::from_secs(2);
+    two.tunnels[1].hold(until);
+    let mut buffer = [0u8; 256];
+    let before = until - Duration::from_millis(1);
+    assert_eq!(two.tunnels[1].lock().seal(before, &packet(64), &mut buffer), Ok(Sealed::Held));
+    assert!(two.tunnels[1].deadline() <= until, "it wakes by itself");
+    let mut out = Outbox::new();
+    two.tunnels[1].tick(until, wall(), &mut out);
+    let [arrived, _] = two.settle(until, 1, out);
+    assert_eq!(arrived.len(), 1);
+    // No longer than a peer without a session, and in no more room.
+    two.tunnels[1].hold(until + Duration::from_secs(2));
+    for _ in 0..1_024 {
+        assert_eq!(two.tunnels[1].lock().seal(until, &packet(64), &mut buffer), Ok(Sealed::Held));
+    }
+    assert_eq!(two.tunnels[1].lock().seal(until, &packet(64), &mut buffer), Err(DropReason::HoldFull));
+}
+
+#[test]
 fn a_closed_tunnel_passes_nothing_and_keeps_nothing() {
     let two = Two::met(11);
     let datagram = two.seal(0, START, &packet(64));
