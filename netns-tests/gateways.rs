@@ -3,13 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use meshd::api::GatewayList;
+
 use crate::harness::Case;
+use crate::lab::error::Context;
+use crate::lab::look::{Look, wait};
 use crate::lab::{Flow, Host, Lab, Result};
 use crate::scene::{LONG, Scene};
 
 /// The cases of this file.
-pub const CASES: &[Case] =
-    &[Case { name: "gateways::a_connection_outlives_its_gateway", needs: &[], run: outlives_its_gateway }];
+pub const CASES: &[Case] = &[
+    Case { name: "gateways::a_connection_outlives_its_gateway", needs: &[], run: outlives_its_gateway },
+    Case { name: "gateways::a_drained_one_says_what_still_passes", needs: &[], run: drained },
+];
 
 /// The network behind the pair, its gateways there, and the host that knows nothing of the mesh.
 const NETWORK: &str = "10.20.0.0/16";
@@ -109,4 +115,52 @@ fn outlives_its_gateway(lab: &Lab) -> Result<()> {
     println!("    so was the other one, after the first had come back: {gap:.2?}");
     flow.exchange(b"still")?;
     pair.flow()?.exchange(b"another new one")
+}
+
+fn gateways(pair: &Pair, host: &Host) -> Result<GatewayList> {
+    let told = pair.scene.mesh.ctl(host).args(["--json", "gateways"]).check()?;
+    serde_json::from_str(&told).context("what meshctl gateways told")
+}
+
+fn wait_for_carrier(pair: &Pair, name: &str) -> Result<()> {
+    let app = &pair.scene.hosts[0];
+    wait(format_args!("{name} carries {NETWORK}"), LONG, || {
+        let list = gateways(pair, app)?;
+        let carrier = list.prefixes.first().and_then(|prefix| prefix.carrier.clone());
+        Ok(if carrier.as_deref() == Some(name) { Look::Found(()) } else { Look::NotYet(format!("{list:?}")) })
+    })
+}
+
+fn drained(lab: &Lab) -> Result<()> {
+    let pair = Pair::running(lab)?;
+    let (mesh, [app, gw1, gw2]) = (&pair.scene.mesh, [0, 1, 2].map(|number| &pair.scene.hosts[number]));
+    wait_for_carrier(&pair, "gw1")?;
+    let mut flow = pair.flow()?;
+    flow.exchange(b"before")?;
+    for (host, node) in [(app, "app"), (gw1, "gw2")] {
+        assert!(!mesh.ctl(host).args(["drain", node]).output()?.status.success(), "only on the gateway itself");
+    }
+    mesh.ctl(gw1).args(["drain", "gw1"]).check()?;
+    let (count, longest) = exchange_until(&mut flow, || {
+        Ok(gateways(&pair, app)?.prefixes.iter().all(|prefix| prefix.carrier.as_deref() == Some("gw2")))
+    })?;
+    println!("    the gateway in use was drained: the slowest of {count} exchanges took {longest:.1?}");
+    flow.exchange(b"by the other")?;
+    // The answers still come by the drained one, and it says so.
+    let passing = gateways(&pair, gw1)?.drain.expect("it is drained");
+    assert!(passing.flows == 1 && passing.bytes > 0 && !passing.safe, "{passing:?}");
+    let shown = mesh.status(gw1)?.problems.into_iter().any(|problem| problem.message.contains("drained"));
+    assert!(shown, "and so does its status");
+    mesh.restart(&[gw1])?;
+    mesh.wait_until_all_up(&pair.scene.all(), LONG)?;
+    flow.exchange(b"after a restart")?;
+    wait_for_carrier(&pair, "gw2")?;
+    assert!(gateways(&pair, gw1)?.drain.is_some(), "it outlives a restart");
+    // Of two drained ones it stays where it is, and goes as soon as one is not.
+    mesh.ctl(gw2).args(["drain"]).check()?;
+    flow.exchange(b"both are drained")?;
+    mesh.ctl(gw1).args(["drain", "--undo"]).check()?;
+    wait_for_carrier(&pair, "gw1")?;
+    assert_eq!(gateways(&pair, gw1)?.drain, None);
+    flow.exchange(b"and back")
 }

@@ -129,6 +129,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn gateways(&self) -> Answer<GatewayList> {
+        refuse()
+    }
+
+    async fn drain(&self, _: DrainRequest) -> Answer<GatewayList> {
+        refuse()
+    }
+
     async fn lockdown(&self) -> Answer<LockdownInfo> {
         refuse()
     }

@@ -12,6 +12,7 @@ use meshd::wire::control::{
     BUCKETS, ControlMessage, Hearing, Hold, Holding, Items, Question, RenewalReply, RevocationSummary, Row, RowRequest,
     Summary, Want, id_bytes,
 };
+use meshd::wire::gateway::{GatewayHeard, GatewayState};
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
 use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
 use meshd::wire::receipts::Receipts;
@@ -189,6 +190,8 @@ fn control_messages() {
         ("hearing", ControlMessage::Hearing(Hearing { node: id_bytes(id(4)), heard_millis: 900 })),
         ("hold", ControlMessage::Hold(Hold { number: 0x0102_0304, millis: 2_000 })),
         ("holding", ControlMessage::Holding(Holding { number: 0x0102_0304 })),
+        ("gateway_state", ControlMessage::GatewayState(GatewayState { sequence: 1_767_225_600_001, drained: true })),
+        ("gateway_heard", ControlMessage::GatewayHeard(GatewayHeard { sequence: 1_767_225_600_001, drained: true })),
         ("row_request", ControlMessage::RowRequest(RowRequest { number: 0x0102_0304 })),
         ("row", ControlMessage::Row(row())),
     ];

@@ -5,11 +5,11 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo,
-    LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan,
-    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
-    SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, DrainRequest, Events, EventsRequest, ForwardList, GatewayList,
+    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
+    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
+    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
+    SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 use super::{PolicyTraceRequest, TraceLine};
 
@@ -50,6 +50,10 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: PolicyTraceRequest,
     ) -> impl Future<Output = Answer<mpsc::Receiver<TraceLine>>> + Send;
+    /// Who carries which shared prefix.
+    fn gateways(&self) -> impl Future<Output = Answer<GatewayList>> + Send;
+    /// Moves flows away from this node's gateway, or back.
+    fn drain(&self, request: DrainRequest) -> impl Future<Output = Answer<GatewayList>> + Send;
     /// The forwards and their connections.
     fn forwards(&self) -> impl Future<Output = Answer<ForwardList>> + Send;
     /// Switches a forward.

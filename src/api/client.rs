@@ -14,11 +14,11 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, Events, EventsRequest, ForwardList, Health, History,
-    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo,
-    LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan,
-    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix,
-    Status, SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, DrainRequest, Events, EventsRequest, ForwardList, GatewayList,
+    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
+    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
+    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
+    SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 use super::{PolicyTraceRequest, TraceLine};
 
@@ -103,6 +103,16 @@ impl Client {
     /// Which connections use which link.
     pub async fn ledger(&self) -> Result<LinkLedger, ClientError> {
         self.get("/v1/ledger").await
+    }
+
+    /// Who carries which shared prefix.
+    pub async fn gateways(&self) -> Result<GatewayList, ClientError> {
+        self.get("/v1/gateways").await
+    }
+
+    /// Moves flows away from the node's gateway, or back.
+    pub async fn drain(&self, request: &DrainRequest) -> Result<GatewayList, ClientError> {
+        self.post("/v1/gateways/drain", request).await
     }
 
     /// The rules of what may come in, and what they did.

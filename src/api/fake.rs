@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use super::*;
+use super::{DrainRequest, DrainStatus, GatewayList, GatewayStatus, SharedPrefixStatus};
 use crate::time::UnixTime;
 
 /// Answers everything from these values.
@@ -404,6 +405,49 @@ pub(crate) fn lockdown(phase: LockdownPhase) -> LockdownInfo {
 }
 
 /// A forward that was switched by hand, away from a target that is down.
+pub(crate) fn gateways() -> GatewayList {
+    let now = Timestamp(UnixTime::from_secs(1_795_359_722));
+    let before = |seconds: u64| Timestamp(UnixTime::from_secs(1_795_359_722 - seconds));
+    let gateway = |name: &str, priority, fitness: &str, since, returns_in_seconds| GatewayStatus {
+        name: name.into(),
+        node_id: "ab".repeat(16),
+        priority,
+        is_self: name == "web1",
+        fitness: fitness.into(),
+        since,
+        returns_in_seconds,
+    };
+    let prefix = |prefix: &str, carrier: Option<&str>, gateways| SharedPrefixStatus {
+        prefix: prefix.parse().unwrap(),
+        carrier: carrier.map(Into::into),
+        cause: carrier.map(|_| "silence".into()),
+        since: carrier.map(|_| before(85)),
+        gateways,
+    };
+    GatewayList {
+        schema: SCHEMA,
+        now,
+        node: "web1".into(),
+        prefixes: vec![
+            prefix(
+                "10.20.0.0/16",
+                Some("gw2"),
+                vec![
+                    gateway("gw1", 110, "fit", Some(before(25)), Some(275)),
+                    gateway("gw2", 100, "fit", Some(before(7_300)), None),
+                ],
+            ),
+            prefix(
+                "10.30.0.0/16",
+                None,
+                vec![gateway("gw2", 100, "fit", None, None), gateway("web1", 100, "drained", None, None)],
+            ),
+        ],
+        drain: Some(DrainStatus { since: before(40), flows: 3, bytes: 1_204_000, quiet_seconds: 4.2, safe: false }),
+    }
+}
+
+/// Two forwards.
 pub(crate) fn forwards() -> ForwardList {
     let target = |target: &str, in_use, health, open| ForwardTarget {
         target: target.into(),
@@ -690,6 +734,18 @@ impl Backend for Fake {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         Ok(policy_checked(&request))
+    }
+
+    async fn gateways(&self) -> Answer<GatewayList> {
+        Ok(gateways())
+    }
+
+    async fn drain(&self, request: DrainRequest) -> Answer<GatewayList> {
+        if request.node.is_some_and(|node| node != "web1") {
+            return Err(ApiError::new(ErrorKind::NotFound, "this node is web1"));
+        }
+        let list = gateways();
+        Ok(GatewayList { drain: list.drain.filter(|_| !request.undo), ..list })
     }
 
     async fn lockdown(&self) -> Answer<LockdownInfo> {

@@ -17,6 +17,7 @@
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/lockdown` | [`LockdownInfo`] | readers |
 //! | `POST /v1/policy/trace` | [`PolicyTraceRequest`] → lines of [`TraceLine`] | writers |
+//! | `GET /v1/gateways` | [`GatewayList`] | readers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
 //! | `GET /v1/names` | [`NameList`] | readers |
 //! | `GET /v1/health` | [`Health`] | readers |
@@ -34,6 +35,7 @@
 //! | `GET /v1/plan` | [`Plan`] | readers |
 //! | `POST /v1/reload` | [`Plan`] | writers |
 //! | `POST /v1/restart` | [`Restarting`] | writers |
+//! | `POST /v1/gateways/drain` | [`DrainRequest`] → [`GatewayList`] | writers |
 //! | `POST /v1/forwards/switch` | [`SwitchRequest`] → [`Switched`] | writers |
 //! | `POST /v1/lockdown/trial` | [`LockdownTrialRequest`] → [`LockdownInfo`] | writers |
 //! | `POST /v1/lockdown/confirm` | [`LockdownInfo`] | writers |
@@ -55,6 +57,7 @@ pub mod backend;
 pub mod client;
 pub mod error;
 pub mod forwards;
+pub mod gateways;
 pub mod history;
 pub mod invite;
 pub mod ledger;
@@ -85,6 +88,7 @@ pub use error::{ApiError, ErrorKind};
 pub use forwards::{
     ForwardConnection, ForwardList, ForwardStatus, ForwardTarget, SwitchRequest, Switched, TargetHealth,
 };
+pub use gateways::{DrainRequest, DrainStatus, GatewayList, GatewayStatus, SharedPrefixStatus};
 pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, HistoryRequest, Spread, StateSeconds};
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,

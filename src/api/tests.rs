@@ -63,6 +63,8 @@ async fn every_call_reaches_its_method() {
     assert_eq!(client.paths().await.unwrap(), super::fake::paths());
     assert_eq!(client.policy().await.unwrap(), super::fake::policy());
     assert_eq!(client.names().await.unwrap(), super::fake::names());
+    assert_eq!(client.gateways().await.unwrap(), super::fake::gateways());
+    assert_eq!(client.drain(&super::DrainRequest { node: None, undo: true }).await.unwrap().drain, None);
     assert_eq!(client.forwards().await.unwrap(), super::fake::forwards());
     assert_eq!(client.matrix().await.unwrap(), super::fake::matrix());
     assert_eq!(client.site_matrix().await.unwrap().sites.len(), 3);
@@ -217,6 +219,7 @@ async fn rights_decide_over_every_call() {
         "ledger",
         "policy",
         "forwards",
+        "gateways",
         "names",
         "health",
         "version",
@@ -233,6 +236,7 @@ async fn rights_decide_over_every_call() {
         "alerts/test",
         "forwards/switch",
         "policy/trace",
+        "gateways/drain",
     ]
     .map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {

@@ -142,6 +142,10 @@ pub enum Command {
     Dbcost(super::dbcost::DbcostArgs),
     /// Shows every path to a node, what is known of it, and why the one in use was chosen.
     Paths(PathsArgs),
+    /// Shows which gateway carries each shared prefix, and why.
+    Gateways(super::gateways::GatewaysArgs),
+    /// Moves flows away from this gateway, and says when nothing passes it any more.
+    Drain(super::drain::DrainArgs),
     /// Shows which connections use which link, and whether it can go.
     Ledger(super::ledger::LedgerArgs),
     /// Shows what may come in from the mesh, what was refused, and what the rules make of something.

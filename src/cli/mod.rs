@@ -10,9 +10,11 @@ mod context;
 mod daemon;
 mod dbcost;
 mod doctor;
+mod drain;
 mod events;
 mod exit;
 mod forward;
+mod gateways;
 mod generate;
 mod grant;
 mod history;
@@ -102,6 +104,8 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Dbcost(args) => dbcost::run(context, args).await,
         Command::Paths(args) => paths::run(context, args).await,
         Command::Ledger(args) => ledger::run(context, args).await,
+        Command::Gateways(args) => gateways::run(context, args).await,
+        Command::Drain(args) => drain::run(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
         Command::Lockdown(args) => lockdown::run(context, args).await,
         Command::Forward(args) => forward::run(context, args).await,
@@ -177,6 +181,11 @@ mod tests {
             ("ledger db-old --check", Exit::Failed),
             ("ledger web9 --check", Exit::Good),
             ("ledger nobody", Exit::NotFound),
+            ("gateways", Exit::Good),
+            ("drain", Exit::Good),
+            ("drain web1 --undo", Exit::Good),
+            ("drain web9", Exit::NotFound),
+            ("drain --wait 0s", Exit::Failed),
             ("policy", Exit::Good),
             ("policy denied", Exit::Good),
             ("policy check web1 db1 tcp/3306", Exit::Good),

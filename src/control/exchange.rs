@@ -80,6 +80,8 @@ impl Engine {
             Ok(ControlMessage::Holding(holding)) => self.handle_holding(from, holding),
             Ok(ControlMessage::RowRequest(request)) => return self.handle_row_request(from, request, now),
             Ok(ControlMessage::Row(row)) => self.handle_row(from, &row, now),
+            Ok(ControlMessage::GatewayState(state)) => self.handle_gateway_state(from, state, now),
+            Ok(ControlMessage::GatewayHeard(heard)) => self.handle_gateway_heard(from, heard),
         }
         Ok(())
     }

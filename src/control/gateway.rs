@@ -84,6 +84,17 @@ pub enum Fitness {
 }
 
 impl Standing {
+    /// How fit it is.
+    pub fn fitness(&self, now: Instant) -> Fitness {
+        match self.reach {
+            Reach::Never | Reach::Silent { .. } => Fitness::Silent,
+            Reach::Suspect { silent_at, .. } if now >= silent_at => Fitness::Silent,
+            _ if !self.healthy => Fitness::Failing,
+            _ if self.drained => Fitness::Drained,
+            _ => Fitness::Fit,
+        }
+    }
+
     /// Since when nothing comes of it.
     fn silence(&self) -> Option<Instant> {
         match self.reach {
@@ -218,13 +229,7 @@ impl Choice {
     }
 
     fn note(&mut self, standing: &Standing, now: Instant) {
-        let fitness = match standing.reach {
-            Reach::Never | Reach::Silent { .. } => Fitness::Silent,
-            Reach::Suspect { silent_at, .. } if now >= silent_at => Fitness::Silent,
-            _ if !standing.healthy => Fitness::Failing,
-            _ if standing.drained => Fitness::Drained,
-            _ => Fitness::Fit,
-        };
+        let fitness = standing.fitness(now);
         let fresh = Known { fitness, since: now, served: false, failed: false };
         let known = self.known.entry(standing.holder.node).or_insert(fresh);
         if known.fitness != fitness {

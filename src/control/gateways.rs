@@ -61,8 +61,10 @@ pub struct SharedPrefix {
 pub struct HolderView {
     /// Who, and at which priority.
     pub holder: Holder,
-    /// How fit it is, and since when; `None` for this node itself.
-    pub fitness: Option<(Fitness, Instant)>,
+    /// How fit it is.
+    pub fitness: Fitness,
+    /// Since when; `None` where this node is one of the gateways and does not choose.
+    pub since: Option<Instant>,
     /// From when on its priority counts again, where it has failed.
     pub returns_at: Option<Instant>,
 }
@@ -89,12 +91,13 @@ impl Engine {
     }
 
     /// The shared prefixes, as this node sees them.
-    pub fn shared_prefixes(&self) -> Vec<SharedPrefix> {
+    pub fn shared_prefixes(&self, now: Instant) -> Vec<SharedPrefix> {
         let view = |(network, holders): (IpNet, Vec<Holder>)| {
             let choice = self.gateways.choices.get(&network).map(|(_, choice)| choice);
             let holder = |holder: Holder| HolderView {
                 holder,
-                fitness: choice.and_then(|choice| choice.fitness(holder.node)),
+                fitness: self.standing(holder, now).fitness(now),
+                since: choice.and_then(|choice| choice.fitness(holder.node)).map(|(_, since)| since),
                 returns_at: choice.and_then(|choice| choice.returns_at(holder.node)),
             };
             let carrier = choice.and_then(Choice::carrier);
@@ -157,7 +160,7 @@ impl Engine {
         let mut choices = std::mem::take(&mut self.gateways.choices);
         let mut switches = Vec::new();
         for (network, (holders, choice)) in &mut choices {
-            let standings: Vec<Standing> = holders.iter().map(|holder| self.standing(*holder)).collect();
+            let standings: Vec<Standing> = holders.iter().map(|holder| self.standing(*holder, now)).collect();
             if let Some(switch) = choice.weigh(&standings, now) {
                 switches.push((*network, switch));
             }
@@ -178,7 +181,13 @@ impl Engine {
         }
     }
 
-    fn standing(&self, holder: Holder) -> Standing {
+    fn standing(&self, holder: Holder, now: Instant) -> Standing {
+        let own = (holder.node == self.node).then(|| self.gateway_word());
+        let word = own.or_else(|| self.gateway_states.of(holder.node));
+        let drained = word.is_some_and(|word| word.drained);
+        if own.is_some() {
+            return Standing { holder, reach: Reach::Answers { heard: Some(now), since: now }, healthy: true, drained };
+        }
         let peer = self.peers.get(&holder.node);
         let reach = peer.map_or(Reach::Never, |peer| {
             let since = peer.silent_since.unwrap_or_else(|| peer.prober.since());
@@ -191,6 +200,6 @@ impl Engine {
                 LinkState::Down | LinkState::Unknown => Reach::Silent { since },
             }
         });
-        Standing { holder, reach, healthy: true, drained: false }
+        Standing { holder, reach, healthy: true, drained }
     }
 }

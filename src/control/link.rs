@@ -122,6 +122,7 @@ impl Engine {
                     self.timers.set(TimerName::Probe(node), now);
                     self.greet(node, now);
                 }
+                self.greet_as_gateway(node, now);
                 self.size_path(node, first, now);
                 if newly_met {
                     self.output(Output::Persist(Persist::Membership));
@@ -253,6 +254,7 @@ impl Engine {
         if self.peers.remove(&node).is_some() {
             self.gossip.remove(node);
             self.rows.forget(node);
+            self.gateway_states.forget(node);
             self.verdicts.forget(node);
             self.timers.cancel(TimerName::Verdict(node));
             self.timers.cancel(TimerName::Hearing(node));

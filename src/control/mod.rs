@@ -24,6 +24,7 @@
 //! | `class` | how closely a link is watched |
 //! | `health` | how well this node itself is |
 //! | `gateway` | which of several nodes carries a prefix that they share |
+//! | `gateway_states` | what gateways tell of themselves, and who has heard it |
 //! | `gateways` | what the engine does with them: watches, asks, moves a prefix |
 //! | `path_mtu` | which sizes of packets a path carries |
 //! | `sizing` | when they are tried, and who hears of it |
@@ -44,6 +45,7 @@ pub mod contact;
 mod data_loss;
 mod exchange;
 pub mod gateway;
+mod gateway_states;
 mod gateways;
 pub mod gossip;
 pub mod health;
@@ -93,6 +95,7 @@ use served::Served;
 use timer::{TimerName, Timers};
 
 pub use admission::CommandError;
+pub use gateway_states::Word;
 pub use gateways::{HolderView, SharedPrefix};
 pub use link::SessionEvent;
 pub use paths::PathsView;
@@ -230,6 +233,7 @@ pub struct Engine {
     verdicts: verdict::Verdicts,
     rows: Rows,
     gateways: gateways::Gateways,
+    gateway_states: gateway_states::GatewayStates,
     /// Whether a path is so narrow that datagrams may be fragmented.
     fragmenting: bool,
 }
@@ -279,6 +283,7 @@ impl Engine {
             verdicts: verdict::Verdicts::default(),
             rows: Rows::default(),
             gateways: gateways::Gateways::default(),
+            gateway_states: gateway_states::GatewayStates::default(),
             fragmenting: false,
         };
         let certificate = engine.own.certificate.clone();
@@ -358,6 +363,7 @@ impl Engine {
             TimerName::Rows => self.ask_rows(now),
             TimerName::Sizes(node) => self.size(node, now),
             TimerName::Gateways => self.look_at_gateways(now),
+            TimerName::GatewayState => self.tell_gateway_state(false, now),
         }
         true
     }

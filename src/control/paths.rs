@@ -56,6 +56,11 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let condition = peer.condition();
         peer.paths.on_unanswered(&condition, now);
+        if self.gateways.has(node) {
+            // Another one may carry it, whatever other paths there are.
+            peer.prober.demand(now);
+            self.timers.set(TimerName::Probe(node), now);
+        }
         self.look_at_paths(node, now);
     }
 

@@ -34,6 +34,8 @@ pub enum TimerName {
     Sizes(NodeId),
     /// Weigh the gateways of shared prefixes.
     Gateways,
+    /// Tell again how this node is as a gateway.
+    GatewayState,
 }
 
 /// At most one deadline per name.

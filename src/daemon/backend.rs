@@ -5,11 +5,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::driver::{Command, Driver};
 use super::{alerts, commands, forwards, history, lockdown, matrix, restart, trace};
 use crate::api::{
-    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, ErrorKind, Events, EventsRequest, ForwardList,
-    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
-    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
-    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    SiteMatrix, Status, SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, DrainRequest, ErrorKind, Events,
+    EventsRequest, ForwardList, GatewayList, Health, History, HistoryRequest, InviteList, InviteRequest,
+    InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members,
+    NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
+    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 use crate::api::{PolicyTraceRequest, TraceLine};
 
@@ -84,6 +84,14 @@ impl Backend for LocalBackend {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         self.call(move |driver| driver.policy_check(&request)).await?
+    }
+
+    async fn gateways(&self) -> Answer<GatewayList> {
+        self.call(|driver| driver.gateway_list()).await
+    }
+
+    async fn drain(&self, request: DrainRequest) -> Answer<GatewayList> {
+        self.call(move |driver| driver.drain_gateway(&request)).await?
     }
 
     async fn lockdown(&self) -> Answer<LockdownInfo> {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::alerts::Alerts;
 use super::firewall::Firewall;
 use super::forwards::Forwards;
+use super::gateways::Gateways;
 use super::hold::Leaving;
 use super::ledger::Ledger;
 use super::links::Links;
@@ -77,6 +78,7 @@ pub(super) struct Driver {
     pub(super) pages: Option<Pages>,
     pub(super) alerts: Alerts,
     pub(super) forwards: Forwards,
+    pub(super) gateways: Gateways,
     pub(super) service: Service,
     pub(super) names: Names,
     pub(super) started: Instant,
@@ -139,6 +141,7 @@ impl Driver {
         Driver {
             alerts: Alerts::new(&parts.config),
             forwards: Forwards::default(),
+            gateways: Gateways::default(),
             service: parts.service,
             names: Names::default(),
             config: parts.config,

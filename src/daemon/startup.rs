@@ -332,6 +332,7 @@ async fn serve(
     driver.start_alerts();
     driver.pages = Some(pages);
     driver.ledger = Ledger::new(found.usage);
+    driver.restore_drain(found.drained);
     driver.forwards = Forwards::new(found.switches);
     driver.forwards.start(&driver.config);
     driver.name_targets();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::ledger_file;
-use super::state_file::{encode_marks, frame, parse_marks, unframe};
+use super::state_file::{encode_drained, encode_marks, frame, parse_drained, parse_marks, unframe};
 use super::switches::{self, Switch};
 use crate::control::snapshot::Snapshot;
 use crate::identity::{InviteBook, NodeName, SignedCertificate, TrustAnchor};
@@ -39,6 +39,8 @@ pub(super) struct Found {
     pub(super) invites: InviteBook,
     /// What operators switched, by forward.
     pub(super) switches: BTreeMap<NodeName, Switch>,
+    /// Since when this node is drained, where it is.
+    pub(super) drained: Option<UnixTime>,
     /// What used which link.
     pub(super) usage: Usage,
 }
@@ -71,6 +73,7 @@ impl StateFiles {
             marks: self.read_checked("marks", wall, parse_marks).unwrap_or_default(),
             invites: self.read_invites(anchor, wall),
             switches: self.read_checked("forwards", wall, switches::parse).unwrap_or_default(),
+            drained: self.read_checked("drained", wall, parse_drained).unwrap_or_default(),
             usage: self.read_checked("ledger", wall, ledger_file::parse).unwrap_or_default(),
         }
     }
@@ -91,6 +94,12 @@ impl StateFiles {
     #[must_use]
     pub(super) fn write_switches(&mut self, switches: &BTreeMap<NodeName, Switch>) -> bool {
         self.write_checked("forwards", &switches::encode(switches))
+    }
+
+    /// Writes since when this node is drained; it may be told to the mesh only if this says yes.
+    #[must_use]
+    pub(super) fn write_drained(&mut self, since: Option<UnixTime>) -> bool {
+        self.write_checked("drained", &encode_drained(since))
     }
 
     /// Writes the invites; the answer to a join may be sent only if this says yes.

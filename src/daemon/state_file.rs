@@ -64,3 +64,19 @@ pub fn parse_marks(payload: &[u8]) -> Result<Vec<(PeerKey, Marks)>, String> {
         })
         .collect())
 }
+
+/// Encodes since when this node is drained: eight bytes, or none.
+pub(super) fn encode_drained(since: Option<UnixTime>) -> Vec<u8> {
+    since.map(|since| since.as_secs().to_be_bytes().to_vec()).unwrap_or_default()
+}
+
+/// Reads what [`encode_drained`] made.
+pub(super) fn parse_drained(payload: &[u8]) -> Result<Option<UnixTime>, String> {
+    match payload {
+        [] => Ok(None),
+        _ => match payload.try_into() {
+            Ok(secs) => Ok(Some(UnixTime::from_secs(u64::from_be_bytes(secs)))),
+            Err(_) => Err(format!("a time of {} bytes", payload.len())),
+        },
+    }
+}

@@ -153,6 +153,7 @@ impl Driver {
     fn problems(&self, view: &View, peers: &[PeerStatus], wall: UnixTime) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.own_problems(view, wall, &mut problems);
+        self.gateway_problems(&mut problems);
         for peer in peers {
             let since = Some(peer.since);
             match peer.state {

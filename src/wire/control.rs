@@ -7,6 +7,7 @@
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
+use super::gateway::{GatewayHeard, GatewayState};
 use super::row;
 use crate::identity::NodeId;
 
@@ -50,6 +51,10 @@ pub enum ControlMessage {
     RowRequest(RowRequest),
     /// A part of the sender's row.
     Row(Row),
+    /// How the sender is as a gateway.
+    GatewayState(GatewayState),
+    /// Which state of the receiver's the sender holds.
+    GatewayHeard(GatewayHeard),
 }
 
 /// What a node knows, condensed to one sum per bucket; equal digests mean equal knowledge.
@@ -268,6 +273,8 @@ impl ControlMessage {
             ControlMessage::Holding(_) => 11,
             ControlMessage::RowRequest(_) => 16,
             ControlMessage::Row(_) => 17,
+            ControlMessage::GatewayState(_) => 18,
+            ControlMessage::GatewayHeard(_) => 19,
         }
     }
 
@@ -291,6 +298,8 @@ impl ControlMessage {
                 ControlMessage::Holding(body) => encoder.encode(body).is_ok(),
                 ControlMessage::RowRequest(body) => encoder.encode(body).is_ok(),
                 ControlMessage::Row(body) => encoder.encode(body).is_ok(),
+                ControlMessage::GatewayState(body) => encoder.encode(body).is_ok(),
+                ControlMessage::GatewayHeard(body) => encoder.encode(body).is_ok(),
             };
         debug_assert!(ok, "control messages encode into memory");
         out
@@ -326,6 +335,8 @@ impl ControlMessage {
             11 => ControlMessage::Holding(decoder.decode().map_err(malformed)?),
             16 => ControlMessage::RowRequest(decoder.decode().map_err(malformed)?),
             17 => ControlMessage::Row(decoder.decode().map_err(malformed)?),
+            18 => ControlMessage::GatewayState(decoder.decode().map_err(malformed)?),
+            19 => ControlMessage::GatewayHeard(decoder.decode().map_err(malformed)?),
             _ => return Err(ControlError::Unknown),
         };
         if let ControlMessage::Digest(digest) = &message
@@ -384,6 +395,8 @@ mod tests {
             ControlMessage::Holding(Holding { number: 5 }),
             ControlMessage::RowRequest(RowRequest { number: 5 }),
             ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
+            ControlMessage::GatewayState(GatewayState { sequence: 7, drained: true }),
+            ControlMessage::GatewayHeard(GatewayHeard { sequence: u64::MAX, drained: false }),
         ]
     }
 

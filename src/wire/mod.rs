@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod drop;
+pub mod gateway;
 pub mod introduction;
 pub mod join;
 pub mod overlay;
