@@ -37,6 +37,7 @@ mod state;
 mod stranger;
 mod supervised;
 mod tools;
+mod verdicts;
 mod views;
 mod wireguard;
 
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
             wireguard::CASES,
             policy::CASES,
             firewall::CASES,
+            verdicts::CASES,
             names::CASES,
             browser::CASES,
             service::CASES,
