@@ -321,6 +321,8 @@ mod tests {
         standings: Vec<Standing>,
         choice: Choice,
         switches: Vec<(u64, u8, Cause)>,
+        /// For how long the new carrier's fitness had not changed, at each switch; `None` where it never had.
+        steady: Vec<Option<u64>>,
         /// When whose fitness changed, once it had served.
         changes: Vec<(u64, u8)>,
     }
@@ -333,7 +335,8 @@ mod tests {
     impl Pair {
         fn new(priorities: [u8; 2]) -> Pair {
             let standings = vec![standing(A, priorities[0]), standing(B, priorities[1])];
-            Pair { now: Instant::ZERO, standings, choice: Choice::default(), switches: vec![], changes: vec![] }
+            let choice = Choice::default();
+            Pair { now: Instant::ZERO, standings, choice, switches: vec![], steady: vec![], changes: vec![] }
         }
 
         fn up(priorities: [u8; 2]) -> Pair {
@@ -393,7 +396,10 @@ mod tests {
             }
             if let Some(switch) = switch {
                 assert_ne!(switch.from, Some(switch.to));
-                self.switches.push((now.as_nanos() / 1_000_000, switch.to.as_bytes()[0], switch.cause));
+                let (at, to) = (now.as_nanos() / 1_000_000, switch.to.as_bytes()[0]);
+                let changed = self.changes.iter().rev().find(|(_, whom)| *whom == to);
+                self.steady.push(changed.map(|(when, _)| at - when));
+                self.switches.push((at, to, switch.cause));
             }
         }
 
@@ -530,9 +536,8 @@ mod tests {
                 };
                 prop_assert!(!other_answers || worth(carrier) <= worth(other), "{:?}", pair.switches);
             }
-            for (at, to, cause) in &pair.switches[begun..] {
-                let changes = pair.changes.iter().filter(|(when, whom)| whom == to && when <= at);
-                let steady = changes.map(|(when, _)| at - when).min();
+            // What changed in the same moment, but after the switch, is not what it went by.
+            for ((_, _, cause), steady) in pair.switches[begun..].iter().zip(&pair.steady[begun..]) {
                 let long = 1_000 * RETURN_AFTER.as_secs();
                 prop_assert!(*cause != Cause::Priority || steady.is_none_or(|steady| steady >= long), "{:?}", pair.switches);
             }
