@@ -143,10 +143,8 @@ impl Reason {
                 format!("{}, {}", loss(data_loss(summary, direction), "data packets"), way(direction))
             }
             Reason::LatencyStep => match summary.step {
-                Some(step) => {
-                    let now = summary.rtt_now.unwrap_or(step.after);
-                    format!("round trip took a step to {} (was {})", ms(now), ms(step.before))
-                }
+                // Of the step, not of now: a step that is held may be over by now.
+                Some(step) => format!("round trip took a step to {} (was {})", ms(step.after), ms(step.before)),
                 None => "round trip took a step".to_owned(),
             },
             Reason::AboveBaseline => {
