@@ -150,7 +150,7 @@ pub enum Command {
     Ledger(super::ledger::LedgerArgs),
     /// Shows what may come in from the mesh, what was refused, and what the rules make of something.
     Policy(PolicyArgs),
-    /// Closes the public side of this host but for what [lockdown] allows: shows, tries, confirms, lifts.
+    /// Closes the public side of this host but for what the configuration allows: shows, tries, confirms, lifts.
     Lockdown(super::lockdown::LockdownArgs),
     /// Shows the forwards and their connections, and switches one to another target.
     Forward(ForwardArgs),

@@ -219,7 +219,7 @@ async fn plan(context: &Context) -> Result<(), Failure> {
     context.output.data(&render_plan(&plan, &config.interface.name))
 }
 
-/// What the tables of others drop of what must or may come in: the mesh's port, and what [lockdown] leaves open.
+/// What the tables of others drop of what must or may come in: the mesh's port, and what `[lockdown]` leaves open.
 ///
 /// # Errors
 /// Says why they are not known.

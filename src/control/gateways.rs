@@ -20,7 +20,7 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a gateway in doubt is waited for: two more probes are sent, at once and after 250 ms, and the second has missed its
 /// time-out of 200 ms by then. Three in a row are lost by chance once in 17 hours on a path that loses 1 % each way; on worse ones
-/// what counts for paths counts here ([`super::path::Condition`]).
+/// what counts for paths counts here ([`super::condition::Condition`]).
 const PATIENCE: Duration = Duration::from_millis(450);
 
 /// The shared prefixes that others carry for this node.
