@@ -1,12 +1,11 @@
 //! Datagrams that relays have passed on to this node, on their way from the relay's tunnel to the sender's.
 
 use super::forwarding::ForwardingTable;
-use super::inbound::{Inbound, Item, stamp};
+use super::inbound::{Inbound, Item, numbers, stamp};
 use super::peer::Peer;
-use super::queues::{Origin, UnopenedDatagram};
+use super::queues::Origin;
 use crate::identity::NodeId;
 use crate::platform::clock::Reading;
-use crate::tunnel::OVERHEAD;
 use crate::wire::{DropReason, relayed};
 use std::ops::Range;
 
@@ -26,44 +25,20 @@ impl Inbound {
     pub(super) fn unpack(&mut self, table: &ForwardingTable, reading: &Reading) {
         let mut brought = std::mem::take(&mut self.brought);
         for Brought { via, from, buffer, start, length } in brought.drain(..) {
-            let relayed = Some((via, from));
             let bytes = &self.carried[start..start + length];
-            match (bytes[0], bytes.first_chunk::<16>()) {
-                (4, Some(header)) if length >= OVERHEAD => {
-                    let index = u32::from_le_bytes(std::array::from_fn(|at| header[4 + at]));
-                    let counter = u64::from_le_bytes(std::array::from_fn(|at| header[8 + at]));
-                    let Some((tunnel, session)) = self.place(index) else {
-                        self.counters.dropped(DropReason::UnknownSession);
-                        continue;
-                    };
+            match (bytes[0], numbers(bytes)) {
+                (4, Some(numbers)) => {
+                    let Some(item) = self.item(numbers, buffer, start, length) else { continue };
                     // Whatever the relay says: a session is one member's.
-                    if table.by_tunnel(&self.tunnels[tunnel]).is_none_or(|(_, peer)| peer.node() != from) {
+                    if table.by_tunnel(&self.tunnels[item.tunnel]).is_none_or(|(_, peer)| peer.node() != from) {
                         self.counters.dropped(DropReason::NoRelay);
                         continue;
                     }
-                    let (at, opened, authentic, ecn) = (0, 0, false, 0);
-                    self.items.push(Item {
-                        tunnel,
-                        session,
-                        counter,
-                        index,
-                        buffer,
-                        start,
-                        length,
-                        at,
-                        opened,
-                        authentic,
-                        ecn,
-                        relayed,
-                    });
+                    self.items.push(Item { relayed: Some((via, from)), ..item });
                 }
                 (1..=3, _) => {
                     let at = self.received.about(buffer).map_or(reading.now, |about| stamp(&about, reading));
-                    let origin = Origin::Relay { via, from };
-                    let datagram = UnopenedDatagram { origin, at, bytes: bytes.to_vec() };
-                    if self.queues.datagrams.try_send(datagram).is_err() {
-                        self.counters.dropped(DropReason::QueueFull);
-                    }
+                    self.pass_up(Origin::Relay { via, from }, at, bytes);
                 }
                 _ => self.counters.dropped(DropReason::Malformed),
             }

@@ -203,45 +203,47 @@ impl Inbound {
         let bytes = &self.received.bytes(buffer)[start..start + length];
         match bytes[0] {
             4 => {
-                let Some(header) = bytes.first_chunk::<16>().filter(|_| length >= OVERHEAD) else {
+                let Some(numbers) = numbers(bytes) else {
                     return self.counters.dropped(DropReason::Malformed);
                 };
-                let index = u32::from_le_bytes(std::array::from_fn(|at| header[4 + at]));
-                let counter = u64::from_le_bytes(std::array::from_fn(|at| header[8 + at]));
-                let Some((tunnel, session)) = self.place(index) else {
-                    return self.counters.dropped(DropReason::UnknownSession);
-                };
-                let (at, opened, authentic, ecn, relayed) = (0, 0, false, about.ecn, None);
+                let Some(item) = self.item(numbers, buffer, start, length) else { return };
                 self.bytes += length;
-                self.items.push(Item {
-                    tunnel,
-                    session,
-                    counter,
-                    index,
-                    buffer,
-                    start,
-                    length,
-                    at,
-                    opened,
-                    authentic,
-                    ecn,
-                    relayed,
-                });
+                self.items.push(Item { ecn: about.ecn, ..item });
             }
             1..=3 | 0x10..=0x12 => {
                 let origin = Origin::Underlay { source: about.source, local: about.destination };
-                let at = stamp(about, reading);
-                let datagram = UnopenedDatagram { origin, at, bytes: bytes.to_vec() };
-                if self.queues.datagrams.try_send(datagram).is_err() {
-                    self.counters.dropped(DropReason::QueueFull);
-                }
+                self.pass_up(origin, stamp(about, reading), bytes);
             }
             _ => self.counters.dropped(DropReason::Malformed),
         }
     }
 
+    /// Hands what is no data message to the control task.
+    pub(super) fn pass_up(&self, origin: Origin, at: Instant, bytes: &[u8]) {
+        let datagram = UnopenedDatagram { origin, at, bytes: bytes.to_vec() };
+        if self.queues.datagrams.try_send(datagram).is_err() {
+            self.counters.dropped(DropReason::QueueFull);
+        }
+    }
+
+    /// Describes a data message with these [`numbers`] that lies in a buffer; `None`, and counted, where its session is unknown.
+    pub(super) fn item(
+        &mut self,
+        (index, counter): (u32, u64),
+        buffer: usize,
+        start: usize,
+        length: usize,
+    ) -> Option<Item> {
+        let Some((tunnel, session)) = self.place(index) else {
+            self.counters.dropped(DropReason::UnknownSession);
+            return None;
+        };
+        let (at, opened, authentic, ecn, relayed) = (0, 0, false, 0, None);
+        Some(Item { tunnel, session, counter, index, buffer, start, length, at, opened, authentic, ecn, relayed })
+    }
+
     /// Finds the tunnel of a receiver index and the session's place in the batch.
-    pub(super) fn place(&mut self, index: u32) -> Option<(usize, usize)> {
+    fn place(&mut self, index: u32) -> Option<(usize, usize)> {
         // Runs of one session are the rule, so the last item is the likeliest to share it.
         if let Some(item) = self.items.iter().rev().find(|item| item.index == index) {
             return Some((item.tunnel, item.session));
@@ -557,6 +559,14 @@ fn write_singly(tun: &Tun, run: &Run<'_>) -> u64 {
         Err(_) => refused += run.pieces.len() as u64,
     }
     refused
+}
+
+/// The receiver index and the counter of a data message (WireGuard §5.4.6); `None` where it is too short for one.
+pub(super) fn numbers(message: &[u8]) -> Option<(u32, u64)> {
+    let header = message.first_chunk::<16>().filter(|_| message.len() >= OVERHEAD)?;
+    let index = u32::from_le_bytes(std::array::from_fn(|at| header[4 + at]));
+    let counter = u64::from_le_bytes(std::array::from_fn(|at| header[8 + at]));
+    Some((index, counter))
 }
 
 pub(super) fn stamp(about: &Received, reading: &Reading) -> Instant {
