@@ -284,17 +284,14 @@ impl Outbound {
     /// Seals all packets of one peer among `reads` under one lock, straight into the bytes the kernel will send.
     fn seal_for(&mut self, peer: &Peer, number: u32, reads: &mut [Read], path: Option<&Path>, reading: &Reading) {
         let counters = &self.counters;
-        let (mut packets, mut bytes, mut held, mut silent) = (0, 0, false, false);
-        let mut kept = false;
-        {
+        let (mut packets, mut bytes, mut held, mut kept) = (0, 0, false, false);
+        let calm = peer.is_calm();
+        let heard = {
             let mut guard = peer.tunnel().lock();
-            let may_be_lost = !peer.is_stock() && {
-                let heard = guard.last_heard();
-                !peer.is_calm() || heard.is_none_or(|at| reading.now.saturating_since(at) >= SILENCE)
-            };
-            if may_be_lost {
-                silent = guard.last_heard().is_some() && peer.is_calm();
-            } else if peer.take_kept() {
+            let heard = guard.last_heard();
+            let is_silent = heard.is_none_or(|at| reading.now.saturating_since(at) >= SILENCE);
+            let may_be_lost = !peer.is_stock() && (!calm || is_silent);
+            if !may_be_lost && peer.take_kept() {
                 // It was heard again before anybody called it silent: what was kept has most likely arrived.
                 self.retained.forget(peer.node());
             }
@@ -351,7 +348,8 @@ impl Outbound {
                 }
             }
             guard.flush(reading.now, reading.wall(), &mut self.outbox);
-        }
+            heard
+        };
         self.counters.passed(packets, bytes);
         if packets > 0 {
             peer.note_data(reading.now);
@@ -361,7 +359,7 @@ impl Outbound {
         }
         self.transmitter.drain(peer, &mut self.outbox);
         // The first segment into a silence may be answered yet; one that comes after it was not.
-        if kept && peer.note_kept() && silent && peer.may_report_unanswered(reading.now) {
+        if kept && peer.note_kept() && calm && heard.is_some() && peer.may_report_unanswered(reading.now) {
             let told = self.queues.events.try_send(Event::Unanswered { node: peer.node() });
             if told.is_err() {
                 self.counters.dropped(DropReason::QueueFull);

@@ -88,36 +88,40 @@ impl Retained {
 
     /// Takes out what is kept for a peer and goes to a network, still worth sending, in the order in which the flows came.
     pub(super) fn take_within(&self, now: Instant, peer: NodeId, network: &IpNet) -> Vec<Vec<u8>> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let Table { peers, bytes } = &mut *table;
-        let Some(kept) = peers.get_mut(&peer) else { return Vec::new() };
-        let within = |segment: &mut Segment| network.contains(&segment.flow.destination);
-        let taken: Vec<Segment> = kept.extract_if(.., within).collect();
-        *bytes -= taken.iter().map(|segment| segment.packet.len()).sum::<usize>();
-        let fresh = taken.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
-        fresh.map(|segment| segment.packet).collect()
+        worth_sending(self.remove(peer, |segment| network.contains(&segment.flow.destination)), now)
     }
 
     /// Takes out what is kept for a peer and still worth sending, in the order in which the flows came.
     pub(super) fn take(&self, now: Instant, peer: NodeId) -> Vec<Vec<u8>> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = table.peers.remove(&peer).unwrap_or_default();
-        table.bytes -= kept.iter().map(|segment| segment.packet.len()).sum::<usize>();
-        let fresh = kept.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
-        fresh.map(|segment| segment.packet).collect()
+        worth_sending(self.remove(peer, |_| true), now)
     }
 
     /// Drops what is kept for a peer.
     pub(super) fn forget(&self, peer: NodeId) {
+        self.remove(peer, |_| true);
+    }
+
+    fn remove(&self, peer: NodeId, wanted: impl Fn(&Segment) -> bool) -> Vec<Segment> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = table.peers.remove(&peer).unwrap_or_default();
-        table.bytes -= kept.iter().map(|segment| segment.packet.len()).sum::<usize>();
+        let Table { peers, bytes } = &mut *table;
+        let Some(kept) = peers.get_mut(&peer) else { return Vec::new() };
+        let removed: Vec<Segment> = kept.extract_if(.., |segment| wanted(segment)).collect();
+        if kept.is_empty() {
+            peers.remove(&peer);
+        }
+        *bytes -= removed.iter().map(|segment| segment.packet.len()).sum::<usize>();
+        removed
     }
 
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.table.lock().unwrap().bytes
     }
+}
+
+fn worth_sending(segments: Vec<Segment>, now: Instant) -> Vec<Vec<u8>> {
+    let fresh = segments.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
+    fresh.map(|segment| segment.packet).collect()
 }
 
 /// Reads a TCP segment: its flow, whether it is more than an acknowledgement, and the packet's length without padding.
