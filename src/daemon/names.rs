@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use crate::api::{NameEntry, NameList, NameQuestions, SCHEMA, Timestamp};
-use crate::config::{AliasTarget, Config, Resolver, Suffix, TargetHost};
+use crate::config::{AliasTarget, Config, Resolver, Suffix, Target, TargetHost};
 use crate::identity::{Certificate, NodeName};
 use crate::names::{self, Alias, Member, Order, Picture, Service, Wired, Wiring};
 use crate::platform::clock;
@@ -24,6 +24,8 @@ pub(super) struct Names {
     failure: Option<String>,
     /// When to look at the forwards again.
     due: Option<Instant>,
+    /// What these used when the names were published.
+    targets: Vec<(NodeName, Target)>,
 }
 
 /// Checks that names are answered on this node's own address, where it is an overlay address.
@@ -76,10 +78,11 @@ impl Driver {
             return;
         };
         self.names.due = (!self.config.forwards.is_empty()).then(|| clock::now() + LOOK);
+        self.names.targets = self.forwards.targets();
         match &self.names.service {
             Some(service) => service.order(order),
             None => match Service::start(order) {
-                Ok(service) => self.names = Names { service: Some(service), failure: None, due: self.names.due },
+                Ok(service) => (self.names.service, self.names.failure) = (Some(service), None),
                 Err(error) => {
                     tracing::error!("names are not answered: {error}");
                     self.names.failure = Some(error.to_string());
@@ -90,8 +93,13 @@ impl Driver {
 
     /// Looks whether a forward moved by itself.
     pub(super) fn look_at_names(&mut self, now: Instant) {
-        if self.names.due.is_some_and(|due| due <= now) {
+        if self.names.due.is_none_or(|due| due > now) {
+            return;
+        }
+        if self.names.service.is_none() || self.forwards.targets() != self.names.targets {
             self.publish_names();
+        } else {
+            self.names.due = Some(now + LOOK);
         }
     }
 
