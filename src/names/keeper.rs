@@ -55,12 +55,7 @@ impl Wired {
         match &self.handed {
             None => undo(&self.wiring.mesh).await.map_err(|error| error.to_string()),
             // Root sees that it is gone.
-            Some(place) => match std::fs::remove_file(place) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(format!("{}: {error}", place.display()))
-                }
-                _ => Ok(()),
-            },
+            Some(place) => file::remove(place).map_err(|error| error.to_string()),
         }
     }
 

@@ -3,15 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use tokio::io::AsyncWriteExt;
 
 use super::hosts_block::HostsBlock;
 use super::picture::ReverseZones;
 use crate::config::{Resolver, Suffix};
+use crate::platform::program::{self, ProgramError};
 use crate::platform::{file, foreign_file, host_facts, privileges};
 
 /// Where hosts are listed.
@@ -209,41 +208,22 @@ impl Record {
             }
             Way::Resolved | Way::Hosts => {}
         }
-        match std::fs::remove_file(Record::path(mesh)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(WiringError::Record(format!("{}: {error}", Record::path(mesh).display())))
-            }
-            _ => Ok(()),
-        }
+        file::remove(&Record::path(mesh)).map_err(|error| WiringError::Record(error.to_string()))
     }
 }
 
 /// Runs a program of this host, without a shell and without what our own environment holds.
-async fn run(program: &'static str, words: &[&str], input: &str) -> Result<(), WiringError> {
-    let failed = |why: String| WiringError::Program { program, words: words.join(" "), why };
-    let place = host_facts::program(program).ok_or_else(|| failed("it is not installed".to_owned()))?;
+async fn run(name: &'static str, words: &[&str], input: &str) -> Result<(), WiringError> {
+    let failed = |why: String| WiringError::Program { program: name, words: words.join(" "), why };
+    let place = host_facts::program(name).ok_or_else(|| failed("it is not installed".to_owned()))?;
     let mut command = std::process::Command::new(place);
     command.args(words).env_clear().env("LC_ALL", "C").current_dir("/");
     // Such programs are scripts that call others.
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     privileges::start_without(&mut command);
-    let running = async {
-        let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program need not read it.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-        child.wait_with_output().await
-    };
-    match tokio::time::timeout(PATIENCE, running).await {
-        Err(_) => Err(failed(format!("it did not end within {} s", PATIENCE.as_secs()))),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Ok(Ok(done)) if done.status.success() => Ok(()),
-        Ok(Ok(done)) => {
-            let said = String::from_utf8_lossy(&done.stderr);
-            let last = said.lines().last().unwrap_or_default().chars().take(200).collect::<String>();
-            Err(failed(if last.is_empty() { done.status.to_string() } else { last }))
-        }
-    }
+    program::run(command, input, PATIENCE).await.map(drop).map_err(|error| match error {
+        ProgramError::Run(error) => failed(error.to_string()),
+        ProgramError::Late => failed(format!("it did not end within {} s", PATIENCE.as_secs())),
+        ProgramError::Failed(said) => failed(said.lines().last().unwrap_or_default().chars().take(200).collect()),
+    })
 }

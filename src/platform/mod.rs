@@ -15,6 +15,7 @@
 //! | what a service manager is told, and keeps open | `notify.rs` |
 //! | whose a device is that outlived its daemon | `device_mark.rs` |
 //! | giving up what is not needed | `privileges.rs` |
+//! | programs of this host that are run and end | `program.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
 //! | looking up hosts, users and groups | `name_service.rs` |
@@ -40,6 +41,7 @@ pub mod nftables;
 pub mod notify;
 pub mod peer_credentials;
 pub mod privileges;
+pub mod program;
 pub mod random;
 pub mod scheduling;
 pub mod steering;

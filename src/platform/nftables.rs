@@ -10,13 +10,12 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::host_facts;
+use super::program::{self, ProgramError};
 
 /// How long a run may take: it is over in milliseconds, and a rule set of a hundred thousand rules in a second or two.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks whether a table is there that another process makes.
 const LOOK: Duration = Duration::from_millis(10);
-/// Bytes of what `nft` complains of that are told.
-const COMPLAINT_LIMIT: usize = 2_000;
 
 /// Why something was not done; nothing of it was.
 #[derive(Debug, thiserror::Error)]
@@ -139,22 +138,14 @@ impl Nft {
     }
 
     async fn run(&self, arguments: &[&str], input: &str) -> Result<String, NftError> {
-        let mut command = Command::new(&self.program);
+        let mut command = std::process::Command::new(&self.program);
         // What went wrong is told by words.
-        command.args(arguments).env("LC_ALL", "C").kill_on_drop(true);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // Whoever does not read to the end says why.
-            let _ = timeout(PATIENCE, stdin.write_all(input.as_bytes())).await;
-        }
-        let output = timeout(PATIENCE, child.wait_with_output()).await.map_err(|_| NftError::Late)??;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(COMPLAINT_LIMIT)]);
-        let said = said.trim();
-        Err(NftError::Refused(if said.is_empty() { output.status.to_string() } else { said.to_owned() }))
+        command.args(arguments).env("LC_ALL", "C");
+        program::run(command, input, PATIENCE).await.map_err(|error| match error {
+            ProgramError::Run(error) => NftError::Run(error),
+            ProgramError::Late => NftError::Late,
+            ProgramError::Failed(why) => NftError::Refused(why),
+        })
     }
 }
 
