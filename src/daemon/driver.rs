@@ -22,6 +22,7 @@ use super::matrix::Rows;
 use super::monitor::{Changed, Monitor};
 use super::names::Names;
 use super::observer::Observer;
+use super::outage::woken_text;
 use super::pages::Pages;
 use super::paths::path_of;
 use super::reload::Refusal;
@@ -552,7 +553,7 @@ impl Driver {
         let changed = Changed { node, name: &name, from, to };
         self.monitor.link_changed(changed, clock::now(), clock::wall());
         if woken > 0 {
-            self.note(EventKind::Up, Some(name), format!("{woken} TCP flows that stood still were woken"));
+            self.note(EventKind::Up, Some(name), woken_text(woken));
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::driver::Driver;
+use super::outage::woken_text;
 use crate::api::{
     Answer, ApiError, DrainRequest, DrainStatus, ErrorKind, GatewayList, GatewayStatus, Gravity, Problem, SCHEMA,
     SharedPrefixStatus, Timestamp,
@@ -47,7 +48,7 @@ impl Driver {
         };
         let mut text = format!("carries {network} from now on: {why}");
         if woken > 0 {
-            text.push_str(&format!("; {woken} TCP flows that stood still were woken"));
+            text.push_str(&format!("; {}", woken_text(woken)));
         }
         if before.is_some() {
             tracing::warn!(peer = %name, "{text}");

@@ -26,6 +26,14 @@ pub(super) struct Outage {
     pub(super) woken: u64,
 }
 
+/// Says that TCP flows were woken.
+pub(super) fn woken_text(flows: usize) -> String {
+    match flows {
+        1 => "1 TCP flow that stood still was woken".to_owned(),
+        _ => format!("{flows} TCP flows that stood still were woken"),
+    }
+}
+
 impl Driver {
     /// Packets to a peer take another path from now on.
     pub(super) fn note_move(&mut self, node: NodeId) {
