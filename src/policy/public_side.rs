@@ -126,9 +126,14 @@ fn ports(first: u16, last: u16) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
+/// From where an opening is one; nothing where from anywhere.
+fn source(opening: &Opening) -> String {
+    opening.from.as_ref().map(|from| format!("{} saddr {from} ", family(from))).unwrap_or_default()
+}
+
 /// What arrives for an opening.
 fn arriving(opening: &Opening) -> String {
-    let from = opening.from.as_ref().map(|from| format!("{} saddr {from} ", family(from))).unwrap_or_default();
+    let from = source(opening);
     match opening.service {
         Service::Tcp(first, last) => format!("{from}tcp dport {} ", ports(first, last)),
         Service::Udp(first, last) => format!("{from}udp dport {} ", ports(first, last)),
@@ -139,7 +144,7 @@ fn arriving(opening: &Opening) -> String {
 
 /// What is passed on for an opening: by the port it came to, which is not the one it goes to.
 fn passing(opening: &Opening) -> String {
-    let from = opening.from.as_ref().map(|from| format!("{} saddr {from} ", family(from))).unwrap_or_default();
+    let from = source(opening);
     match opening.service {
         Service::Tcp(first, last) => format!("{from}meta l4proto tcp ct original proto-dst {} ", ports(first, last)),
         Service::Udp(first, last) => format!("{from}meta l4proto udp ct original proto-dst {} ", ports(first, last)),
