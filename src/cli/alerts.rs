@@ -6,7 +6,7 @@ use super::exit::Failure;
 use super::output::{BAD, GOOD, HEADING, STRONG, WORRYING, paint};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{AlertList, AlertPhase, AlertSeverity, AlertTestRequest, ReceiverStatus, Timestamp};
+use crate::api::{AlertList, AlertPhase, AlertSeverity, AlertTestRequest, ReceiverStatus};
 
 /// Lists the alerts, or tries a receiver.
 pub async fn run(context: &Context, args: &AlertsArgs) -> Result<(), Failure> {
@@ -69,7 +69,7 @@ pub fn render(list: &AlertList, width: usize) -> String {
                 severity_name(alert.severity).into(),
                 Cell::styled(alert.rule.clone(), STRONG),
                 or_dash(&alert.peer).into(),
-                quantity::age(ago(list.now, alert.since)).into(),
+                quantity::since(list.now, alert.since).into(),
                 or_dash(&alert.value).into(),
                 or_dash(&alert.threshold).into(),
                 alert.baseline_seconds.map_or("-".to_owned(), quantity::seconds).into(),
@@ -108,8 +108,7 @@ fn receivers(list: &AlertList, width: usize) -> String {
             (None, Some(_)) => ("ok", GOOD),
             (None, None) => ("unused", HEADING),
         };
-        let last =
-            receiver.last_success.map_or("-".to_owned(), |at| format!("{} ago", quantity::age(ago(list.now, at))));
+        let last = receiver.last_success.map_or("-".to_owned(), |at| format!("{} ago", quantity::since(list.now, at)));
         table.row([
             Cell::styled(receiver.name.clone(), STRONG),
             receiver.kind.clone().into(),
@@ -136,10 +135,6 @@ const fn severity_name(severity: AlertSeverity) -> &'static str {
         AlertSeverity::Ticket => "ticket",
         AlertSeverity::Page => "page",
     }
-}
-
-fn ago(now: Timestamp, then: Timestamp) -> u64 {
-    now.0.saturating_since(then.0).as_secs()
 }
 
 #[cfg(test)]

@@ -82,8 +82,8 @@ pub fn render(node: &str, drain: &DrainStatus) -> String {
     match drain.safe {
         true => format!("{node} is drained: nothing has passed for {quiet}, so it is safe to take it down\n"),
         false => format!(
-            "{node} is drained: {} flows ({}) passed in the last minute, the last packet {quiet} ago; safe after {} s without any\n",
-            drain.flows,
+            "{node} is drained: {} ({}) passed in the last minute, the last packet {quiet} ago; safe after {} s without any\n",
+            quantity::count(drain.flows, "flow"),
             quantity::bytes(drain.bytes),
             DrainStatus::SAFE_AFTER_SECONDS
         ),

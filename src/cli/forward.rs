@@ -205,7 +205,7 @@ fn notes(list: &ForwardList, forward: &ForwardStatus, out: &mut String) {
     let listen: Vec<String> = forward.listen.iter().map(ToString::to_string).collect();
     out.push_str(&format!("\n{}: listens on {}", forward.name, listen.join(", ")));
     if let Some(at) = forward.switched {
-        let age = quantity::age(list.now.0.saturating_since(at.0).as_secs());
+        let age = quantity::since(list.now, at);
         out.push_str(&format!("; switched {age} ago"));
         if let Some(previous) = &forward.previous {
             out.push_str(&format!(", --back uses {previous}"));

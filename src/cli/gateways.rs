@@ -62,7 +62,7 @@ fn cells(list: &GatewayList, prefix: &SharedPrefixStatus, gateway: &GatewayStatu
         "drained" => WORRYING,
         _ => BAD,
     };
-    let age = |since: crate::api::Timestamp| quantity::age(list.now.0.saturating_since(since.0).as_secs());
+    let age = |since: crate::api::Timestamp| quantity::since(list.now, since);
     [
         gateway.name.as_str().into(),
         gateway.priority.to_string().into(),
@@ -80,7 +80,7 @@ fn why(list: &GatewayList, prefix: &SharedPrefixStatus) -> String {
             false => "nobody was chosen yet".to_owned(),
         };
     };
-    let age = quantity::age(list.now.0.saturating_since(since.0).as_secs());
+    let age = quantity::since(list.now, since);
     let cause = match prefix.cause.as_deref() {
         Some("silence") => "the one before fell silent",
         Some("health") => "what lies behind the one before did not answer its check",

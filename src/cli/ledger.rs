@@ -95,8 +95,8 @@ pub fn render(ledger: &LinkLedger) -> String {
             Cell::styled(link.name.clone(), STRONG),
             word,
             link.connections.len().to_string().into(),
-            oldest(link).map_or("-".to_owned(), |began| ago(ledger.now, Timestamp(began))).into(),
-            link.last.map_or("-".to_owned(), |last| format!("{} ago", ago(ledger.now, last))).into(),
+            oldest(link).map_or("-".to_owned(), |began| quantity::since(ledger.now, Timestamp(began))).into(),
+            link.last.map_or("-".to_owned(), |last| format!("{} ago", quantity::since(ledger.now, last))).into(),
             link.last_connection.as_ref().map_or("-".to_owned(), described).into(),
         ]);
     }
@@ -130,12 +130,12 @@ pub fn render_link(ledger: &LinkLedger, link: &LinkUsage) -> String {
 /// The answer to whether a link can go.
 fn answer(link: &LinkUsage, now: Timestamp) -> String {
     let (name, count) = (&link.name, link.connections.len() as u64);
-    let watched = ago(now, link.watched_since);
-    let last = link.last.map(|last| ago(now, last));
+    let watched = quantity::since(now, link.watched_since);
+    let last = link.last.map(|last| quantity::since(now, last));
     let whose =
         |word: &str| link.last_connection.as_ref().map_or(String::new(), |ends| format!("{word}{}", described(ends)));
     let newest = link.connections.iter().map(|connection| connection.last.0).max();
-    let silence = newest.map(|newest| ago(now, Timestamp(newest))).unwrap_or_default();
+    let silence = newest.map(|newest| quantity::since(now, Timestamp(newest))).unwrap_or_default();
     match (link.can_go, link.connections.first(), last) {
         (CanGo::Yes, _, Some(last)) => format!("Yes: nothing has used {name} for {last}{}", whose("; last was ")),
         (CanGo::Yes, _, None) => format!("Yes: nothing has used {name} in the {watched} that it has been watched"),
@@ -152,7 +152,7 @@ fn answer(link: &LinkUsage, now: Timestamp) -> String {
         (CanGo::No, Some(oldest), _) => {
             let use_it = if count == 1 { "uses" } else { "use" };
             let connections = quantity::count(count, "connection");
-            let age = ago(now, oldest.began);
+            let age = quantity::since(now, oldest.began);
             let which = if count == 1 { "open for" } else { "the oldest for" };
             format!("No: {connections} {use_it} {name}, {which} {age}, last packet {silence} ago")
         }
@@ -178,8 +178,8 @@ fn connections(ledger: &LinkLedger, connections: &[LedgerConnection], ended: boo
             from.into(),
             to.into(),
             connection.ends.protocol.clone().into(),
-            ago(if ended { connection.last } else { ledger.now }, connection.began).into(),
-            format!("{} ago", ago(ledger.now, connection.last)).into(),
+            quantity::since(if ended { connection.last } else { ledger.now }, connection.began).into(),
+            format!("{} ago", quantity::since(ledger.now, connection.last)).into(),
             quantity::bytes(connection.sent_bytes).into(),
             quantity::bytes(connection.received_bytes).into(),
         ]);
@@ -215,10 +215,6 @@ fn in_order(ends: &ConnectionEnds) -> [String; 2] {
 fn described(ends: &ConnectionEnds) -> String {
     let [from, to] = in_order(ends);
     format!("{from} to {to} ({})", ends.protocol)
-}
-
-fn ago(now: Timestamp, then: Timestamp) -> String {
-    quantity::age(now.0.saturating_since(then.0).as_secs())
 }
 
 #[cfg(test)]

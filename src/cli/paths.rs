@@ -60,7 +60,7 @@ pub fn render(list: &PathList) -> String {
     let mut out = table.render(HEADING);
     for peer in &list.peers {
         if let (Some(reason), Some(since)) = (peer.chosen, peer.since) {
-            let age = quantity::age(list.now.0.saturating_since(since.0).as_secs());
+            let age = quantity::since(list.now, since);
             out.push_str(&format!("\n{}: in use for {age}, because {}", peer.name, why(reason)));
         }
     }

@@ -233,7 +233,7 @@ fn denied(info: &PolicyInfo) -> String {
             denial.destination.to_string().into(),
             denial.service.clone().into(),
             denial.packets.to_string().into(),
-            format!("{} ago", quantity::age(info.now.0.saturating_since(denial.last.0).as_secs())).into(),
+            format!("{} ago", quantity::since(info.now, denial.last)).into(),
         ]);
     }
     table.render(HEADING)

@@ -1,5 +1,7 @@
 //! Numbers with their units, as an operator reads them.
 
+use crate::api::Timestamp;
+
 /// Writes a time between milliseconds and microseconds in three or four digits: `214 us`, `10.28 ms`, `1.250 s`.
 pub fn seconds(seconds: f64) -> String {
     if seconds >= 1.0 {
@@ -9,6 +11,11 @@ pub fn seconds(seconds: f64) -> String {
     } else {
         format!("{:.0} us", seconds * 1e6)
     }
+}
+
+/// Writes how long before `now` something was, as [`age`] does.
+pub fn since(now: Timestamp, then: Timestamp) -> String {
+    age(now.0.saturating_since(then.0).as_secs())
 }
 
 /// Writes an age in its two largest units: `41s`, `4m12s`, `3h05m`, `91d04h`.

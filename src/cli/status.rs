@@ -208,7 +208,7 @@ fn render_problems(status: &Status, peer: Option<&str>, width: usize) -> String 
             Gravity::Warning => "warning",
             Gravity::Critical => "critical",
         };
-        let age = |since: Timestamp| quantity::age(status.now.0.saturating_since(since.0).as_secs());
+        let age = |since: Timestamp| quantity::since(status.now, since);
         let since = problem.since.map_or(String::new(), |since| format!(" ({})", age(since)));
         let message = format!("{}{since}", problem.message);
         let indent = GRAVITY_WIDTH;
@@ -253,7 +253,7 @@ fn render_peers(status: &Status, width: usize) -> String {
         table.row([
             Cell::styled(peer.name.as_str(), STRONG),
             Cell::styled(peer.state.name(), style_of_state(peer.state)),
-            quantity::age(status.now.0.saturating_since(peer.since.0).as_secs()).into(),
+            quantity::since(status.now, peer.since).into(),
             peer.path.as_ref().map_or("-".to_owned(), render_path).into(),
             peer.path.as_ref().map_or("-".to_owned(), |path| path.endpoint.to_string()).into(),
             link(|link| link.rtt_p50_seconds).into(),
@@ -384,7 +384,7 @@ fn style_of_loss(loss: Option<&LossRatio>) -> Style {
 
 /// Renders everything about one link for a terminal of so many columns.
 pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
-    let since = quantity::age(status.now.0.saturating_since(peer.since.0).as_secs());
+    let since = quantity::since(status.now, peer.since);
     let state = paint(style_of_state(peer.state), peer.state.name());
     let mut out = format!("{}  {state} for {since}, since {}\n", paint(STRONG, &peer.name), peer.since);
     out.push_str(&render_problems(status, Some(&peer.name), width));

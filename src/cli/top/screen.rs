@@ -138,7 +138,7 @@ fn cells(board: &Board, peer: &PeerStatus) -> Vec<Cell<'static>> {
         Cell::from(status::render_lost(peer.loss.as_ref())),
         time(link.map(|link| link.jitter_seconds)),
         time(link.map(|link| link.rtt_p99_seconds)),
-        Cell::from(quantity::age(board.status.now.0.saturating_since(peer.since.0).as_secs())),
+        Cell::from(quantity::since(board.status.now, peer.since)),
         Cell::from(status::render_loss(peer.loss.as_ref()).unwrap_or("-".to_owned())),
         Cell::from(peer.path.as_ref().map_or("-".to_owned(), status::render_path)),
         Cell::from(sparkline::sparkline(&trend, TREND).map_or(String::new(), |drawn| drawn.text)),
