@@ -3,6 +3,7 @@
 mod admission;
 mod browser;
 mod calibration;
+mod confined;
 mod dark;
 mod databases;
 mod databases_over_the_mesh;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
             revocation::CASES,
             stranger::CASES,
             dark::CASES,
+            confined::CASES,
             state::CASES,
             views::CASES,
             path_mtu::CASES,

@@ -203,7 +203,7 @@ fn receivers(lab: &Lab) -> Result<()> {
     let scene = Scene::running(lab, &["a", "b", "c"])?;
     let (mesh, a) = (&scene.mesh, scene.all()[0]);
     let (address, bodies) = listen(a)?;
-    let told = a.dir().join("told");
+    let told = mesh.directory(a).join("told");
     let name = |text: &str| text.parse().expect("a valid name");
     let receiver =
         |text: &str, kind| Receiver { name: name(text), kind, timeout: Receiver::TIMEOUT, repeat: Receiver::REPEAT };

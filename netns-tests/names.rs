@@ -266,7 +266,11 @@ fn programs(lab: &Lab) -> Result<()> {
         })
     };
     let server = answer(mesh, a)?;
-    mesh.change_config(a, |config| config.names.resolver = Resolver::Resolved)?;
+    // What the programs write of what they were told lies elsewhere than a resolver keeps it.
+    mesh.change_config(a, |config| {
+        config.names.resolver = Resolver::Resolved;
+        config.security.writable = vec![a.dir().to_path_buf()];
+    })?;
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let daemon = mesh.meshd(a).env("PATH", path).spawn()?;
     daemon.wait_for_output(" is up", LONG)?;

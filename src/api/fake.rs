@@ -48,6 +48,12 @@ pub(crate) fn empty_status() -> Status {
             },
             observer_health: 0,
             clock_steps: 0,
+            confinement: Some(ConfinementStatus {
+                landlock: LandlockState::InForce,
+                version: Some(7),
+                writable: vec!["/var/lib/meshd".into(), "/run/meshd".into(), "/etc/meshd".into()],
+                reason: None,
+            }),
         },
         mesh: MeshStatus { name: "example".into(), mesh_id: "000102030405060708090a0b0c0d0e0f".into(), members: 1 },
         counts: Counts::default(),

@@ -110,8 +110,9 @@ pub use policy::{
 };
 pub use server::{BindError, Server};
 pub use status::{
-    CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,
-    NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status, WireguardState, WireguardStatus,
+    CertificateStatus, ConfinementStatus, Counts, DegradedReason, Gravity, LandlockState, LinkClass, LinkCounts,
+    LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status,
+    WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
 pub use uapi::UAPI_DIRECTORY;

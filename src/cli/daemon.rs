@@ -18,9 +18,13 @@ pub fn run_daemon(args: &MeshdArgs) -> ExitCode {
     let result = if args.cleanup {
         cleanup(&context)
     } else {
-        takes_over(args.handover)
-            .and_then(|()| read_config(&args.config))
-            .and_then(|config| if args.check_config { Ok(()) } else { serve(config, &args.config) })
+        takes_over(args.handover).and_then(|()| read_config(&args.config)).and_then(|config| {
+            match (args.check_config, args.handover) {
+                (true, Some(_)) => fits_in(&config),
+                (true, None) => Ok(()),
+                (false, _) => serve(config, &args.config),
+            }
+        })
     };
     match result {
         Ok(()) => Exit::Good.into(),
@@ -43,6 +47,11 @@ fn takes_over(asked: Option<u8>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a program with this configuration can do its work in the process of the daemon that asks.
+fn fits_in(config: &Config) -> Result<(), Failure> {
+    daemon::withheld(config).map_or(Ok(()), |why| Err(Failure::failed(why)))
 }
 
 fn serve(config: Config, path: &Path) -> Result<(), Failure> {

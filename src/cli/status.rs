@@ -709,7 +709,17 @@ mod tests {
                   "warning": "warning"
                 },
                 "observer_health": 0,
-                "clock_steps": 0
+                "clock_steps": 0,
+                "confinement": {
+                  "landlock": "in_force",
+                  "version": 7,
+                  "writable": [
+                    "/var/lib/meshd",
+                    "/run/meshd",
+                    "/etc/meshd"
+                  ],
+                  "reason": null
+                }
               },
               "mesh": {
                 "name": "example",

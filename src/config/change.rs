@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    Alert, Alias, Allow, Bootstrap, Config, Forward, Latency, Level, Lockdown, PerLink, Receiver, Resolver, Suffix,
-    Wireguard,
+    Alert, Alias, Allow, Bootstrap, Config, Forward, Landlock, Latency, Level, Lockdown, PerLink, Receiver, Resolver,
+    Suffix, Wireguard,
 };
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
@@ -157,6 +157,10 @@ settings! {
     WebListen(Option<SocketAddr>) "web.listen" Live web.listen;
     /// The group that may look.
     ApiGroup(Option<String>) "api.group" NeedsRestart api.group;
+    /// Whether the kernel refuses the daemon what it does not need.
+    SecurityLandlock(Landlock) "security.landlock" NeedsRestart security.landlock;
+    /// What may be written besides the daemon's own directories.
+    SecurityWritable(Vec<PathBuf>) "security.writable" NeedsRestart security.writable;
     /// The log level.
     LogLevel(Level) "log.level" Live log.level;
 }

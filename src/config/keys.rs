@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 21] = [
+pub const SECTIONS: [(&str, &str); 22] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -75,6 +75,7 @@ pub const SECTIONS: [(&str, &str); 21] = [
         "The page for browsers: the mesh and each link's history, without a password, on this host or in the mesh alone.",
     ),
     ("api", "Who may ask the daemon, besides root and the daemon's own user."),
+    ("security", "What the daemon takes from itself on this host."),
     ("log", "What is written to the log (standard error)."),
 ];
 
@@ -82,7 +83,7 @@ pub const SECTIONS: [(&str, &str); 21] = [
 pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 68] = [
+pub const KEYS: [Key; 70] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -359,6 +360,20 @@ pub const KEYS: [Key; 68] = [
         "a group's name: 1 to 32 of [a-z0-9_-]",
         "none",
         "The group of this host whose members may look (`meshctl status`); changes are for root and the daemon's user.",
+    ),
+    key(
+        "security",
+        "landlock",
+        "auto or off",
+        "\"auto\"",
+        "Whether the kernel refuses the daemon, and what it executes, to write elsewhere than in its own directories, where it has Landlock.",
+    ),
+    key(
+        "security",
+        "writable",
+        "a list of up to 32 paths of directories",
+        "[]",
+        "What may be written besides, for programs of receivers; the packaged unit needs them as ReadWritePaths=, too.",
     ),
     key("log", "level", "error, warn, info, debug or trace", "\"info\"", "The least important level still written."),
 ];

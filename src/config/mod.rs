@@ -22,6 +22,7 @@ pub mod names;
 mod parse;
 pub mod problem;
 pub mod receiver;
+mod security;
 mod suggest;
 mod template;
 mod web;
@@ -48,6 +49,7 @@ pub use metrics::{Metrics, PerLink};
 pub use names::{Alias, AliasTarget, Names, Resolver, Suffix};
 pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
+pub use security::{Landlock, Security};
 pub use suggest::nearest;
 pub use web::Web;
 pub use wireguard::Wireguard;
@@ -109,6 +111,8 @@ pub struct Config {
     pub web: Web,
     /// Who else may ask the daemon.
     pub api: Api,
+    /// What the daemon takes from itself.
+    pub security: Security,
     /// What is logged.
     pub log: Log,
 }
@@ -394,6 +398,7 @@ impl Config {
             receivers: Vec::new(),
             web: Web::default(),
             api: Api::default(),
+            security: Security::default(),
             log: Log { level: Level::Info },
         }
     }

@@ -18,15 +18,16 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Api, Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
-use super::{Probe, Problems, Underlay, Web, Wireguard};
+use super::{Probe, Problems, Security, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::layers::{Layer, lay_over, shifted};
 use super::{default_listen, directory_of, keys, metrics, nearest, wireguard};
 
 use value::{
-    endpoint, flag, found, group, interface_name, interval, keepalive, latency, level, listen_address, mesh_name, mtu,
-    no_socket_address, number, one_of, overlay, per_link, shards, shortened, size, text, text_as, within,
+    endpoint, flag, found, group, interface_name, interval, keepalive, landlock, latency, level, listen_address,
+    mesh_name, mtu, no_socket_address, number, one_of, overlay, path, per_link, shards, shortened, size, text, text_as,
+    within,
 };
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -140,6 +141,7 @@ impl Reader {
         let web = self.web(document, mesh.as_ref(), metrics.listen);
         let api = self.section(document, "api");
         let group = self.optional(&api, "group", group);
+        let security = self.security(document);
         let log = self.section(document, "log");
         let level = self.optional(&log, "level", level).unwrap_or(Level::Info);
         Some(Config {
@@ -163,6 +165,7 @@ impl Reader {
             receivers,
             web,
             api: Api { group },
+            security,
             log: Log { level },
         })
     }
@@ -326,6 +329,15 @@ impl Reader {
         files
     }
 
+    fn security(&mut self, document: &DeTable<'_>) -> Security {
+        let section = self.section(document, "security");
+        let landlock = self.optional(&section, "landlock", landlock).unwrap_or_default();
+        let directory = self.directory.clone();
+        let place = |value: &Value<'_>| path(value).map(|path| directory.join(path));
+        let writable = self.list(&section, "writable", Security::WRITABLE_LIMIT, place).unwrap_or_default();
+        Security { landlock, writable }
+    }
+
     /// Finds a section, and complains of what is no table and of keys it does not have.
     fn section<'a, 'i>(&mut self, document: &'a DeTable<'i>, name: &'static str) -> Section<'a, 'i> {
         let found_at = document.iter().find(|(key, _)| key.get_ref() == name);
@@ -462,11 +474,7 @@ impl Reader {
     }
 
     fn path(&mut self, section: &Section<'_, '_>, name: &str) -> Option<PathBuf> {
-        let text = self.optional(section, name, |value| match text(value)? {
-            "" => Err("the path is empty".to_owned()),
-            path if path.contains('\0') => Err("the path has a zero byte".to_owned()),
-            path => Ok(path.to_owned()),
-        })?;
+        let text = self.optional(section, name, path)?;
         Some(self.directory.join(text))
     }
 

@@ -91,6 +91,13 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.section("api");
     writer.given_or_example("api", "group", config.api.group.as_deref(), "meshd");
 
+    writer.section("security");
+    let (security, plain_security) = (&config.security, &plain.security);
+    let landlock = quoted(security.landlock.name());
+    writer.key("security", "landlock", &landlock, security.landlock == plain_security.landlock);
+    let writable: Vec<_> = security.writable.iter().map(|place| place.to_string_lossy()).collect();
+    writer.key("security", "writable", &list(&writable), writable.is_empty());
+
     writer.section("log");
     writer.key("log", "level", &quoted(config.log.level.name()), config.log == plain.log);
     writer.out

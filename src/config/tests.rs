@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, security, log)
     "#);
 }
 
@@ -142,6 +142,20 @@ fn latency_is_one_of_two_and_needs_a_restart() {
     assert_eq!(parse(&with("\"normal\"")).unwrap(), plain);
     assert!(errors(&with("\"lwo\"")).contains("found \"lwo\"; did you mean \"low\"? (expected normal or low)"));
     assert!(errors(&with("50")).contains("dataplane.latency: found the number 50 (expected normal or low)"));
+}
+
+#[test]
+fn what_a_daemon_takes_from_itself_changes_at_a_restart() {
+    let with = |text: &str| format!("{MINIMAL}[security]\n{text}\n");
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!(plain.security, Security { landlock: Landlock::Auto, writable: Vec::new() });
+    let changed = parse(&with("landlock = \"off\"\nwritable = [\"/srv/alerts\", \"mail\"]")).unwrap();
+    assert_eq!(changed.security.writable, [Path::new("/srv/alerts"), Path::new("/srv/mesh/mail")]);
+    let changes: Vec<_> = diff(&plain, &changed).iter().map(|change| (change.key(), change.effect())).collect();
+    assert_eq!(changes, [("security.landlock", Effect::NeedsRestart), ("security.writable", Effect::NeedsRestart)]);
+    assert!(errors(&with("landlock = \"on\"")).contains("security.landlock: found \"on\" (expected auto or off)"));
+    assert!(errors(&with("writable = [\"\"]")).contains("security.writable: the path is empty"));
+    assert!(errors(&with("writable = [\"/a\", \"/a\"]")).contains("it stands in the list twice"));
 }
 
 #[test]
@@ -692,6 +706,10 @@ fn config() -> impl Strategy<Value = Config> {
                 receivers,
                 web: Web { listen: web_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port))) },
                 api: Api { group: low.then(|| "readers_2-a".to_owned()) },
+                security: Security {
+                    landlock: Landlock::ALL[usize::from(low)],
+                    writable: if low { vec!["/srv/alerts".into(), "/srv/a \"b".into()] } else { Vec::new() },
+                },
                 log: Log { level: Level::ALL[level] },
             }
         },

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::alerts::Alerts;
+use super::confinement::Confinement;
 use super::firewall::Firewall;
 use super::forwards::Forwards;
 use super::gateways::Gateways;
@@ -81,6 +82,7 @@ pub(super) struct Driver {
     pub(super) forwards: Forwards,
     pub(super) gateways: Gateways,
     pub(super) service: Service,
+    pub(super) confinement: Confinement,
     pub(super) names: Names,
     pub(super) started: Instant,
     pub(super) started_wall: UnixTime,
@@ -135,6 +137,7 @@ pub(super) struct Parts {
     pub(super) service: Service,
     /// Where the links' past goes.
     pub(super) history: Option<Writer>,
+    pub(super) confinement: Confinement,
 }
 
 impl Driver {
@@ -144,6 +147,7 @@ impl Driver {
             forwards: Forwards::default(),
             gateways: Gateways::default(),
             service: parts.service,
+            confinement: parts.confinement,
             names: Names::default(),
             config: parts.config,
             engine: parts.engine,

@@ -9,6 +9,7 @@ mod alerts;
 mod backend;
 mod commands;
 pub mod config_files;
+mod confinement;
 mod courier;
 mod device;
 mod driver;
@@ -50,4 +51,5 @@ mod trace;
 mod underlay;
 mod witness;
 
+pub use confinement::withheld;
 pub use startup::{StartError, cleanup, run};

@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::backend::LocalBackend;
+use super::confinement::Confinement;
 use super::device::{Kept, find_orphan};
 use super::driver::{Driver, Parts};
 use super::firewall::{self, Firewall};
@@ -28,7 +29,7 @@ use super::stock::read_declared;
 use super::tools::Tools;
 use super::underlay;
 use crate::api::{self, Server};
-use crate::config::{Config, HistorySettings, Latency, Level};
+use crate::config::{Config, HistorySettings, Landlock, Latency, Level};
 use crate::control::{BootstrapPeer, Engine, OwnNode, Settings};
 use crate::dataplane::{self, Dataplane, Habits, Local, queues};
 use crate::history::Writer;
@@ -145,11 +146,14 @@ pub fn run(config: Config, config_path: &Path) -> Result<(), StartError> {
         Ok(reached) => tracing::warn!("not all privileges could be given up: {reached}"),
         Err(error) => tracing::warn!("privileges were not given up: {error}"),
     }
+    // Before any other thread, too.
+    let confinement = Confinement::enter(&config);
     let runtime = runtime()?;
     let mut config = config;
     loop {
         let known = config.clone();
-        let origin = Origin { path: config_path, program: program.clone(), inherited };
+        let confinement = confinement.clone();
+        let origin = Origin { path: config_path, program: program.clone(), inherited, confinement };
         let Some(handover) = runtime.block_on(serve(config, origin, &steering))? else { return Ok(()) };
         let Some(program) = &program else { return Ok(()) };
         // Nothing returns from here but a failure; the program that is there then takes over from itself.
@@ -169,6 +173,8 @@ struct Origin<'a> {
     program: Option<Program>,
     /// What the program before this one left.
     inherited: Option<Handover>,
+    /// What the kernel refuses.
+    confinement: Confinement,
 }
 
 /// Removes everything of ours from the host that a crashed predecessor left: routes and covers, devices, and tables of the packet
@@ -230,7 +236,7 @@ async fn serve(
     origin: Origin<'_>,
     steering: &io::Result<Steering>,
 ) -> Result<Option<Handover>, StartError> {
-    let Origin { path: config_path, program, inherited } = origin;
+    let Origin { path: config_path, program, inherited, confinement } = origin;
     let (now, wall) = (clock::now(), clock::wall());
     let identity = load_identity(&config)?;
     let readers = reader_group(&config, config_path)?;
@@ -289,7 +295,8 @@ async fn serve(
     let server = Server::bind(&config.files.socket, readers)?;
     let config_path = config_path.to_path_buf();
     let polls = config.dataplane.latency == Latency::Low;
-    let habits = Habits { polls, longest_sleep: service.longest_sleep() };
+    let confined = config.security.landlock == Landlock::Auto;
+    let habits = Habits { polls, longest_sleep: service.longest_sleep(), confined };
     let history = start_history(&config, wall)?;
     let parts = Parts {
         config,
@@ -306,6 +313,7 @@ async fn serve(
         interface,
         service,
         history,
+        confinement,
     };
     let mut driver = Driver::new(parts, now, wall);
     driver.declare_stocks();

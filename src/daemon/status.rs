@@ -66,6 +66,7 @@ impl Driver {
             certificate: certificate_status(certificate.not_after, certificate.serial, wall),
             observer_health: self.engine.health(now),
             clock_steps: self.observer.clock_steps,
+            confinement: Some(self.confinement.status()),
         }
     }
 

@@ -130,7 +130,11 @@ impl Node {
         polls: bool,
     ) -> (Dataplane, Receivers) {
         let (queues, receivers) = queues();
-        (Dataplane::start(ports, table, host, &queues, Habits { polls, longest_sleep: None }).unwrap(), receivers)
+        (
+            Dataplane::start(ports, table, host, &queues, Habits { polls, longest_sleep: None, confined: true })
+                .unwrap(),
+            receivers,
+        )
     }
 
     /// Does what the control task does with handshakes; ends with the data plane.

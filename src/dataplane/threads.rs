@@ -14,6 +14,7 @@ use super::shard::Shard;
 use super::transmit::Transmitter;
 use crate::identity::NodeId;
 use crate::platform::clock;
+use crate::platform::confinement::confine_thread;
 use crate::platform::tun::Tun;
 use crate::platform::udp::{Fragmentation, UdpSocket};
 use crate::platform::wake::{Wake, Watch};
@@ -47,6 +48,9 @@ pub struct Habits {
     pub polls: bool,
     /// How long a thread sleeps at most, so that it can be seen to turn; `None`: until there is something.
     pub longest_sleep: Option<Duration>,
+    /// The kernel refuses the threads whatever they do not need, where it can: they parse what strangers send, and open no file,
+    /// execute nothing and connect to nobody.
+    pub confined: bool,
 }
 
 /// The running data threads. Stopped when dropped.
@@ -118,7 +122,15 @@ impl Dataplane {
             let shard = Shard { lanes, udp, wake, watch, outbound, inbound, polling, counters, pulse, sleep };
             dataplane.outbound.push(outgoing);
             dataplane.inbound.push(incoming);
-            dataplane.spawn(&format!("mesh-shard-{number}"), move || shard.run())?;
+            let run = move || {
+                if habits.confined
+                    && let Err(error) = confine_thread()
+                {
+                    tracing::warn!("data thread {number} is not confined: {error}");
+                }
+                shard.run();
+            };
+            dataplane.spawn(&format!("mesh-shard-{number}"), run)?;
         }
         Ok(dataplane)
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use super::confinement;
 use super::notify::LISTEN_VARIABLES;
 
 /// The form of what is handed over. A program is given a form only after it said that it takes it.
@@ -86,6 +87,7 @@ impl Handover {
         for variable in LISTEN_VARIABLES {
             command.env_remove(variable);
         }
+        confinement::hand_on(&mut command);
         let error = command.exec();
         let _ = self.set_inheritable(false);
         error

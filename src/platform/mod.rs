@@ -14,7 +14,7 @@
 //! | what stays open over a planned restart | `handover.rs` |
 //! | what a service manager is told, and keeps open | `notify.rs` |
 //! | whose a device is that outlived its daemon | `device_mark.rs` |
-//! | giving up what is not needed | `privileges.rs` |
+//! | giving up what is not needed | `privileges.rs`, `confinement.rs` |
 //! | programs of this host that are run and end | `program.rs` |
 //! | getting a processor in time | `scheduling.rs` |
 //! | who calls the local API | `peer_credentials.rs` |
@@ -23,6 +23,7 @@
 //! | seeds | `random.rs` |
 
 pub mod clock;
+pub mod confinement;
 mod control_data;
 pub mod device_mark;
 pub mod file;

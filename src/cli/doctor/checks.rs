@@ -3,7 +3,7 @@
 use super::super::lockdown::Other;
 use super::facts::{AddressTable, Daemon, Facts};
 use super::{Finding, Outcome};
-use crate::api::{Gravity, Status};
+use crate::api::{ConfinementStatus, Gravity, LandlockState, Status};
 use crate::cli::quantity;
 use crate::config::Config;
 
@@ -24,6 +24,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     found.push(daemon(facts));
     if let Daemon::Up(status) = &facts.daemon {
         found.extend([port(status), path_mtu(status), forwarding(facts, status)]);
+        found.extend(status.node.confinement.as_ref().map(confinement));
         found.extend(status.problems.iter().map(|problem| {
             let outcome = if problem.gravity == Gravity::Notice { Outcome::Notice } else { Outcome::Trouble };
             finding(outcome, "status", problem.message.clone(), &problem.advice)
@@ -207,6 +208,36 @@ fn forwarding(facts: &Facts, status: &Status) -> Finding {
         format!("this node carries prefixes and the kernel does not forward: {} is 0", missing.join(", ")),
         "`sysctl -w` it to 1, and in /etc/sysctl.d for the next boot; hosts that reach only this node's own peers need none",
     )
+}
+
+/// What the kernel refuses the daemon: a help against what is not known yet, so nothing works worse without it.
+fn confinement(status: &ConfinementStatus) -> Finding {
+    let reason = status.reason.as_deref().unwrap_or_default();
+    match status.landlock {
+        LandlockState::InForce => {
+            let version = status.version.unwrap_or_default();
+            let places = status.writable.join(", ");
+            good("confinement", format!("Landlock (version {version}): the daemon writes beneath {places} alone"))
+        }
+        LandlockState::Absent => finding(
+            Outcome::Notice,
+            "confinement",
+            format!("a daemon that is taken over may write whatever its user may: {reason}"),
+            "the packaged unit holds it by other means; a kernel of a current distribution has Landlock",
+        ),
+        LandlockState::Off => finding(
+            Outcome::Notice,
+            "confinement",
+            "a daemon that is taken over may write whatever its user may: security.landlock is off",
+            "name what programs of receivers write in security.writable, and take that line out",
+        ),
+        LandlockState::Refused => finding(
+            Outcome::Notice,
+            "confinement",
+            format!("a daemon that is taken over may write whatever its user may: {reason}"),
+            "a filter of system calls may refuse it (containers); the daemon works all the same",
+        ),
+    }
 }
 
 /// A packet comes in only where no table drops it, so no rule of ours can open what another closes.

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use super::Value;
 use crate::config::history::parse_size;
-use crate::config::{Api, DEFAULT_PORT, DataplaneSettings, Latency, Level, PerLink, duration, nearest};
+use crate::config::{Api, DEFAULT_PORT, DataplaneSettings, Landlock, Latency, Level, PerLink, duration, nearest};
 use crate::identity::{NodeName, TrustAnchor};
 
 pub(super) fn found(value: &Value<'_>) -> String {
@@ -137,6 +137,18 @@ pub(super) fn size(value: &Value<'_>) -> Result<u64, String> {
 
 pub(super) fn latency(value: &Value<'_>) -> Result<Latency, String> {
     one_of(value, Latency::ALL, Latency::name)
+}
+
+pub(super) fn landlock(value: &Value<'_>) -> Result<Landlock, String> {
+    one_of(value, Landlock::ALL, Landlock::name)
+}
+
+pub(super) fn path(value: &Value<'_>) -> Result<String, String> {
+    match text(value)? {
+        "" => Err("the path is empty".to_owned()),
+        path if path.contains('\0') => Err("the path has a zero byte".to_owned()),
+        path => Ok(path.to_owned()),
+    }
 }
 
 pub(super) fn per_link(value: &Value<'_>) -> Result<PerLink, String> {
