@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) observed: bool,
     pub(super) rtt: Option<Duration>,
     pub(super) heard: Option<Instant>,
+    /// When it answered first in the silence that goes on, or that went on last.
+    pub(super) back: Option<Instant>,
     /// The fates of the newest looks, the newest in the lowest bit; a set bit is an answer.
     pub(super) fates: u32,
     pub(super) looks: u32,
@@ -49,8 +51,8 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(path: Path, observed: bool, next: Instant) -> Entry {
-        let (rtt, heard, open) = (None, None, VecDeque::new());
-        Entry { path, observed, rtt, heard, fates: 0, looks: 0, better: 0, moved: None, open, next }
+        let (rtt, heard, back, open) = (None, None, None, VecDeque::new());
+        Entry { path, observed, rtt, heard, back, fates: 0, looks: 0, better: 0, moved: None, open, next }
     }
 
     pub(super) fn look(&mut self, now: Instant, rng: &mut impl RngCore) -> Look {

@@ -98,6 +98,8 @@ const MOVE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the path in use may take to answer a look when it is in doubt, or two round trips where that is longer: ten times what
 /// a busy host takes to answer, and two of them make the shortest pause after which the kernel sends a segment again.
 const DOUBT: Duration = Duration::from_millis(100);
+/// Silence of a relay after which not this one path is taken to have died, but the network: as many looks as are seldom lost.
+const WHOLE_SILENCE: Duration = Duration::from_secs(1);
 /// Looks at the path in use before the peer's word counts more, at most: on a path that loses much, most of them get lost.
 const MOST_DOUBT_TRIES: u32 = 4;
 /// A path must have answered so many looks before it is preferred to one that works.
@@ -175,6 +177,8 @@ pub struct Paths {
     unanswered: Option<Unanswered>,
     /// Until when the peer's new place may answer, on the node that follows it.
     following: Option<Instant>,
+    /// Until when a direct path may answer after the first relay did.
+    awaited: Option<Instant>,
     /// Whether the link was silent when it was looked at last.
     silent: bool,
     /// The place among the relays offered from which the next one is taken.
@@ -349,7 +353,8 @@ impl Paths {
         let expiry = |entry: &Entry| entry.open.front().map(|(_, sent)| *sent + ANSWER_WITHIN);
         let times = self.entries.iter().flat_map(|entry| [next(entry), expiry(entry)]).flatten();
         let judged = self.unanswered.and_then(|unanswered| unanswered.until);
-        let first = times.chain(self.doubt.map(|doubt| doubt.until)).chain(judged).chain(self.following).min();
+        let first = times.chain(self.doubt.map(|doubt| doubt.until)).chain(judged).chain(self.following);
+        let first = first.chain(self.awaited).min();
         first.filter(|_| self.has_choice())
     }
 
@@ -371,6 +376,7 @@ impl Paths {
             }
         }
         self.following = self.following.filter(|until| now < *until);
+        self.awaited = self.awaited.filter(|until| now < *until);
         let unanswered = self.unanswered.map(|unanswered| unanswered.since);
         let (relays, relayed) = (self.watches_relays(), self.current().is_some_and(|path| path.via().is_some()));
         let soon = self.since.is_some_and(|since| now.saturating_since(since) < SOON);
@@ -436,12 +442,16 @@ impl Paths {
         now: Instant,
     ) -> bool {
         let current = self.current();
+        let silence = condition.silent_since.or(self.unanswered.map(|unanswered| unanswered.since));
         let asked = |entry: &Entry| entry.open.iter().find(|(open, _)| *open == number).map(|(_, sent)| *sent);
         let found = self.entries.iter_mut().find_map(|entry| asked(entry).map(|sent| (entry, sent)));
         let Some((entry, sent)) = found else { return false };
         let Some(rtt) = received.saturating_since(sent).checked_sub(held) else { return false };
         entry.open.retain(|(open, _)| *open != number);
         entry.remember(true);
+        if silence.is_some_and(|since| entry.back.is_none_or(|back| back < since)) {
+            entry.back = Some(now);
+        }
         entry.heard = Some(now);
         entry.rtt = Some(entry.rtt.map_or(rtt, |smoothed| smoothed * 3 / 4 + rtt / 4));
         let by_relay = current.is_some_and(|path| path.via().is_some());
@@ -474,7 +484,12 @@ impl Paths {
             let alive = |entry: &&Entry| entry.path != current && entry.heard.is_some_and(|heard| heard > since);
             let order = |entry: &&Entry| (entry.path.via().is_some(), entry.cost(None));
             let best = self.entries.iter().filter(alive).min_by_key(order)?;
-            return Some((best.path, Reason::Silence));
+            // Where a relay was silent as well, the network comes back as a whole, and the relay may only be the first: the
+            // direct paths, looked at as often, are not far behind it.
+            let whole = |back: &Instant| best.path.via().is_some() && back.saturating_since(since) >= WHOLE_SILENCE;
+            let until = best.back.filter(whole).map(|back| back + SILENT_PAUSE + answer_due(condition));
+            self.awaited = until.filter(|until| now < *until);
+            return self.awaited.is_none().then_some((best.path, Reason::Silence));
         }
         self.preferred(current, now)
     }
@@ -715,6 +730,24 @@ mod tests {
         // Both are back: it does not matter which answers.
         end.network[1].1 = Some(MS);
         assert_eq!(end.run(Duration::from_secs(5)), Some((path(2, 0), Reason::Silence)));
+    }
+
+    #[test]
+    fn a_relay_that_is_back_first_waits_for_the_direct_paths() {
+        let relay = Path::Relay { via: NodeId::from_bytes([9; 16]) };
+        let grace = SILENT_PAUSE + DOUBT;
+        for (direct, taken) in [(Some(MS), path(2, 0)), (None, relay)] {
+            let mut end = End::new(vec![(path(1, 0), None), (path(2, 0), None), (relay, None)]);
+            end.paths.offer_relays(&[relay.via().unwrap()], end.now);
+            end.fall_silent();
+            assert_eq!(end.run(Duration::from_secs(10)), None);
+            end.network[2].1 = Some(MS);
+            assert_eq!(end.run(SILENT_PAUSE.mul_f64(1.3)), None);
+            end.network[1].1 = direct;
+            let back = end.now;
+            assert_eq!(end.run(Duration::from_secs(1)), Some((taken, Reason::Silence)));
+            assert!(end.now <= back + grace, "{:?}", end.now.saturating_since(back));
+        }
     }
 
     #[test]

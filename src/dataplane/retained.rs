@@ -8,8 +8,10 @@
 //! of a connection) outweighs a bare acknowledgement. Each is sent once; what arrives twice, TCP sorts out as it always does.
 
 use super::inner::{InnerPacket, TCP};
+use super::offload::{Segments, VirtioHeader};
 use crate::identity::NodeId;
 use crate::time::Instant;
+use crate::wire::DropReason;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -119,6 +121,23 @@ impl Retained {
     }
 }
 
+/// A kept segment as such of at most `mtu` bytes: the way that it takes now may carry less than the one that it was made for, and
+/// what does not fit would wake nobody.
+///
+/// # Errors
+/// [`DropReason::BadInnerPacket`] where it is no TCP segment; [`DropReason::TooBig`] where not even its headers fit.
+pub(super) fn fitting(mtu: u16, packet: &mut [u8]) -> Result<Segments<'_>, DropReason> {
+    if packet.len() <= usize::from(mtu) {
+        return Segments::new(&VirtioHeader::PLAIN, packet);
+    }
+    let inner = InnerPacket::parse(packet)?;
+    let offset = packet.get(inner.payload + 12).ok_or(DropReason::BadInnerPacket)? >> 4;
+    let headers = inner.payload + usize::from(offset) * 4;
+    let gso_size = usize::from(mtu).checked_sub(headers).filter(|size| *size > 0).ok_or(DropReason::TooBig)?;
+    let gso_type = if inner.source.is_ipv4() { VirtioHeader::GSO_TCPV4 } else { VirtioHeader::GSO_TCPV6 };
+    Segments::new(&VirtioHeader { gso_type, gso_size: gso_size as u16, ..VirtioHeader::PLAIN }, packet)
+}
+
 fn worth_sending(segments: Vec<Segment>, now: Instant) -> Vec<Vec<u8>> {
     let fresh = segments.into_iter().filter(|segment| now.saturating_since(segment.at) < LIFE);
     fresh.map(|segment| segment.packet).collect()
@@ -140,6 +159,7 @@ fn read(packet: &[u8]) -> Option<(Flow, bool, usize)> {
 #[cfg(test)]
 mod tests {
     use super::super::inner::tests::packet;
+    use super::super::offload::checksum::Sum;
     use super::*;
     use proptest::prelude::*;
 
@@ -191,6 +211,35 @@ mod tests {
         retained.keep(at(1), DB, &segment(2, ACK, b"in time"));
         assert!(retained.take(at(2), other).is_empty());
         assert_eq!(retained.take(at(120), DB), [segment(2, ACK, b"in time")]);
+    }
+
+    #[test]
+    fn what_a_narrower_way_does_not_carry_is_cut_to_fit() {
+        let data: Vec<u8> = (0..1_380u16).map(|number| number as u8).collect();
+        let mut tcp = segment(9, ACK, &data)[20..].to_vec();
+        tcp[4..8].copy_from_slice(&(u32::MAX - 700).to_be_bytes());
+        for (source, destination, pieces) in [("10.77.0.1", "10.77.0.2", 2), ("fd00::1", "fd00::2", 2)] {
+            let whole = packet(source, destination, TCP, &tcp);
+            let mtu = 1_328u16;
+            let mut kept = whole.clone();
+            let mut cut = fitting(mtu, &mut kept).unwrap();
+            let (mut joined, mut count) = (Vec::new(), 0);
+            while let Some(piece) = cut.next() {
+                assert!(piece.len() <= usize::from(mtu));
+                let inner = InnerPacket::parse(piece).unwrap();
+                let transport = &piece[inner.payload..];
+                let sequence = u32::from_be_bytes(*transport[4..].first_chunk().unwrap());
+                assert_eq!(sequence, (u32::MAX - 700).wrapping_add(joined.len() as u32));
+                let sum = Sum::pseudo(inner.source, inner.destination, TCP, transport.len()).plus(transport);
+                assert_eq!(sum.checksum(), 0, "as a receiver sums it");
+                joined.extend(&transport[20..]);
+                count += 1;
+            }
+            assert_eq!((joined, count), (data.clone(), pieces));
+            let mut kept = whole.clone();
+            assert_eq!(fitting(1_440, &mut kept).unwrap().next(), Some(&whole[..]), "what fits is as it was");
+            assert_eq!(fitting(30, &mut whole.clone()).unwrap_err(), DropReason::TooBig);
+        }
     }
 
     #[test]

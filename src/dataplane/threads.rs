@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::polling::Polling;
 use super::pulse::Pulse;
 use super::queues::Queues;
-use super::retained::Retained;
+use super::retained::{Retained, fitting};
 use super::shard::Shard;
 use super::transmit::Transmitter;
 use crate::identity::NodeId;
@@ -169,15 +169,27 @@ impl Dataplane {
     /// Sends the newest segment of each TCP flow that passed for `peer` while it did not answer, and returns how many the
     /// kernel took: the flows go on at once, instead of at their kernel's next attempt.
     pub fn wake_flows(&self, peer: &Peer) -> usize {
-        let segments = self.retained.take(clock::now(), peer.node());
-        segments.iter().filter(|segment| self.transmitter.send_packet(peer, None, segment).is_ok()).count()
+        self.send_again(self.retained.take(clock::now(), peer.node()), peer)
     }
 
     /// Sends what is kept for one peer and goes to a network by another one, which carries that network now. Returns how many
     /// flows were woken.
     pub fn move_flows(&self, from: NodeId, network: &IpNet, to: &Peer) -> usize {
-        let segments = self.retained.take_within(clock::now(), from, network);
-        segments.iter().filter(|segment| self.transmitter.send_packet(to, None, segment).is_ok()).count()
+        self.send_again(self.retained.take_within(clock::now(), from, network), to)
+    }
+
+    /// Sends kept segments, one of each flow; returns how many the kernel took.
+    fn send_again(&self, segments: Vec<Vec<u8>>, to: &Peer) -> usize {
+        let mut flows = 0;
+        for mut segment in segments {
+            let Ok(mut pieces) = fitting(to.mtu(), &mut segment) else { continue };
+            let mut taken = false;
+            while let Some(piece) = pieces.next() {
+                taken |= self.transmitter.send_packet(to, None, piece).is_ok();
+            }
+            flows += usize::from(taken);
+        }
+        flows
     }
 
     /// Forgets the segments kept for a peer: it is gone, or they have most likely arrived.
