@@ -36,13 +36,16 @@ impl Nebula {
         // Writing into a String cannot fail.
         let _ = write!(text, "pki:\n  ca: {dir}/ca.crt\n  cert: {dir}/node.crt\n  key: {dir}/node.key\n");
         let _ = if index == 0 {
-            write!(text, "static_host_map: {{}}\nlighthouse:\n  am_lighthouse: true\n")
+            // It may relay as well, as its manual has it.
+            let relay = "relay:\n  am_relay: true\n";
+            write!(text, "static_host_map: {{}}\nlighthouse:\n  am_lighthouse: true\n{relay}")
         } else {
             let (inside, outside) = (overlay_address(0), lighthouse.underlay);
             write!(
                 text,
                 "static_host_map:\n  \"{inside}\": [\"{outside}:{PORT}\"]\n\
-                 lighthouse:\n  am_lighthouse: false\n  hosts: [\"{inside}\"]\n"
+                 lighthouse:\n  am_lighthouse: false\n  hosts: [\"{inside}\"]\n\
+                 relay:\n  relays: [\"{inside}\"]\n  use_relays: true\n"
             )
         };
         let _ = write!(

@@ -28,7 +28,8 @@ impl Meshd {
 
     fn first(&self, place: &Place, dir: &Path) -> Result<()> {
         let endpoint = format!("{}:{DEFAULT_PORT}", place.underlay);
-        let init = place.host.command(&self.meshctl).args(["init", "--mesh", "bench", "--overlay", "10.88.0.0/16"]);
+        let init = place.host.command(&self.meshctl).args(["init", "--relay", "--mesh", "bench"]);
+        let init = init.args(["--overlay", "10.88.0.0/16"]);
         init.args(["--node", &node_name(0), "--endpoint", &endpoint, "--dir"]).arg(dir).check().map(drop)
     }
 

@@ -66,6 +66,36 @@ impl Wireguard {
     }
 }
 
+impl Wireguard {
+    /// Starts and configures one end of a tunnel: the device is there and up when this returns.
+    ///
+    /// # Errors
+    /// Where the program fails.
+    pub fn start_end(&self, pair: &Pair, secrets: &[StaticSecret; 2], index: usize) -> Result<Proc> {
+        let (own, other) = (&pair.places[index], 1 - index);
+        // All of them look for it there and not all of them make it.
+        std::fs::create_dir_all(own.host.run_dir().join("wireguard")).context("make the sockets' directory")?;
+        let command = own.host.command(&self.program).args(self.arguments);
+        let command = match &self.tree {
+            Some(tree) => command.with(tree),
+            None => command,
+        };
+        // boringtun and gotatun would otherwise become another user, of whom the lab's files know nothing.
+        let daemon = command.env("WG_SUDO", "true").spawn()?;
+        let end = End {
+            secret: &secrets[index],
+            peer: PublicKey::from(&secrets[other]),
+            endpoint: pair.places[other].underlay,
+            inside: overlay_address(other),
+        };
+        configure(&end, &own.host.run_dir().join(format!("wireguard/{DEVICE}.sock")), &daemon)?;
+        own.host.set_mtu(DEVICE, MTU)?;
+        own.host.add_address(DEVICE, IpAddr::V4(overlay_address(index)), PREFIX)?;
+        own.host.link_up(DEVICE)?;
+        Ok(daemon)
+    }
+}
+
 /// A program that cargo builds.
 pub struct Crate {
     name: &'static str,
@@ -119,32 +149,11 @@ impl Peer for Wireguard {
 
     fn start(&self, pair: &Pair) -> Result<Running> {
         let secrets = [StaticSecret::random_from_rng(OsRng), StaticSecret::random_from_rng(OsRng)];
-        let addresses = [overlay_address(0), overlay_address(1)];
         let mut daemons = Vec::new();
-        for place in &pair.places {
-            // All of them look for it there and not all of them make it.
-            std::fs::create_dir_all(place.host.run_dir().join("wireguard")).context("make the sockets' directory")?;
-            let command = place.host.command(&self.program).args(self.arguments);
-            let command = match &self.tree {
-                Some(tree) => command.with(tree),
-                None => command,
-            };
-            // boringtun and gotatun would otherwise become another user, of whom the lab's files know nothing.
-            daemons.push(command.env("WG_SUDO", "true").spawn()?);
-        }
         for index in [0, 1] {
-            let (own, other) = (&pair.places[index], 1 - index);
-            let end = End {
-                secret: &secrets[index],
-                peer: PublicKey::from(&secrets[other]),
-                endpoint: pair.places[other].underlay,
-                inside: addresses[other],
-            };
-            configure(&end, &own.host.run_dir().join(format!("wireguard/{DEVICE}.sock")), &daemons[index])?;
-            own.host.set_mtu(DEVICE, MTU)?;
-            own.host.add_address(DEVICE, IpAddr::V4(addresses[index]), PREFIX)?;
-            own.host.link_up(DEVICE)?;
+            daemons.push(self.start_end(pair, &secrets, index)?);
         }
+        let addresses = [overlay_address(0), overlay_address(1)];
         Ok(Running { addresses, daemons })
     }
 }
