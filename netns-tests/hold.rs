@@ -47,7 +47,7 @@ const KINDS: [&str; 6] = [
 const ROUNDS: usize = 3;
 
 /// Numbered packets at a pace, and when each came.
-struct Stream {
+pub struct Stream {
     sent: Arc<AtomicU64>,
     arrivals: Arc<Mutex<BTreeMap<u64, Instant>>>,
     threads: Vec<JoinHandle<()>>,
@@ -66,7 +66,7 @@ fn socket(host: &Host, address: IpAddr) -> Result<UdpSocket> {
 
 impl Stream {
     /// Sends from one host to another; with `echoed`, there and back, and what counts is when each is back.
-    fn start(
+    pub fn start(
         scene: &Scene,
         way: (usize, usize),
         pace: Duration,
@@ -119,12 +119,12 @@ impl Stream {
         Ok(Stream { sent, arrivals, threads, after })
     }
 
-    fn sent(&self) -> u64 {
+    pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
     /// Waits until a packet sent from now on has come.
-    fn wait_for(&self, number: u64) -> Result<()> {
+    pub fn wait_for(&self, number: u64) -> Result<()> {
         look::wait("packets pass", LONG, || {
             let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
             let newest = arrivals.last_key_value().map(|(newest, _)| *newest);
@@ -136,13 +136,18 @@ impl Stream {
     }
 
     /// Of the packets with these numbers: how many did not come, and the longest time between two that did.
-    fn judge(&self, from: u64, to: u64) -> (u64, Duration) {
+    pub fn judge(&self, from: u64, to: u64) -> (u64, Duration) {
         let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let mut times: Vec<Instant> = arrivals.range(from..to).map(|(_, at)| *at).collect();
         let lost = (to - from).saturating_sub(times.len() as u64);
         times.sort();
         let silence = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         (lost, silence)
+    }
+
+    /// Waits for its threads, which end once `over` is said.
+    pub fn end(self) {
+        self.threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
     }
 }
 
@@ -267,7 +272,7 @@ fn restarts(lab: &Lab) -> Result<()> {
     let sent = writer.join().expect("the thread ends").context("the transfer's connection")?;
     assert_eq!(transferred.load(Ordering::Relaxed), sent, "every byte came, over the same connection");
     for (_, stream) in streams {
-        stream.threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
+        stream.end();
     }
     let lost: Vec<_> = lost_when_planned.iter().filter(|(_, _, lost)| *lost > 0).collect();
     if !lost.is_empty() {

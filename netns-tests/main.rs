@@ -14,6 +14,7 @@ mod forwards;
 mod gateways;
 mod harness;
 mod hold;
+mod hybrid;
 mod lab;
 mod ledger;
 mod links;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
             rebuilt::CASES,
             supervised::CASES,
             hold::CASES,
+            hybrid::CASES,
         ],
         &[
             databases_over_the_mesh::CASES,

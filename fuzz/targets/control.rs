@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use meshd::config::PostQuantum;
 use meshd::control::membership::{MAX_MEMBERS, MAX_REVOCATIONS};
 use meshd::control::output::Output;
 use meshd::control::path::Path;
@@ -85,6 +86,8 @@ fn start(snapshot: Option<Snapshot>, now: Instant, wall: UnixTime) -> Engine {
         addresses: vec![source(1).ip(), source(9).ip()],
         mtu: 1_420,
         bootstrap: vec![BootstrapPeer { key: keys(5).public().wireguard, endpoint: source(5) }],
+        post_quantum: PostQuantum::On,
+        key_renewal: PostQuantum::RENEWAL,
     };
     Engine::new(own, settings, snapshot, [7; 32], now, wall)
 }

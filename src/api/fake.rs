@@ -125,6 +125,8 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerStatus {
         flows_woken: 0,
         record_age_seconds: Some(720),
         certificate_expires: time(NOW + 200 * 86_400),
+        pq: Some(PqState::Hybrid),
+        pq_keys: 2_184,
         policy: Some(PolicyAgreement::Same),
         drops: BTreeMap::new(),
     }
@@ -169,7 +171,7 @@ pub(crate) fn troubled_status() -> Status {
     let mut down = peer("db-par-22", 5);
     (down.state, down.since, down.path, down.link) = (PeerState::Down, time(NOW - 240), None, None);
     down.loss = Some(LossRatio { lost: 60, sent: 60, ratio: 1.0, low: 0.939_83, high: 1.0 });
-    (down.session_age_seconds, down.counts) = (None, None);
+    (down.session_age_seconds, down.counts, down.pq) = (None, None, None);
     let mut suspect = peer("sto-lim-03", 6);
     (suspect.state, suspect.since) = (PeerState::Suspect, time(NOW - 3));
     suspect.loss = Some(LossRatio { lost: 3, sent: 300, ratio: 0.01, low: 0.003_406, high: 0.028_983 });

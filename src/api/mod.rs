@@ -111,8 +111,8 @@ pub use policy::{
 pub use server::{BindError, Server};
 pub use status::{
     CertificateStatus, ConfinementStatus, Counts, DegradedReason, Gravity, LandlockState, LinkClass, LinkCounts,
-    LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, Problem, Status,
-    WireguardState, WireguardStatus,
+    LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, PqState, Problem,
+    Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
 pub use uapi::UAPI_DIRECTORY;

@@ -509,12 +509,43 @@ pub struct PeerStatus {
     pub record_age_seconds: Option<u64>,
     /// When its certificate stops being valid.
     pub certificate_expires: Timestamp,
+    /// Whether the session in use is safe from what records it today and has a quantum computer later; absent without a
+    /// session, and where an older daemon does not say.
+    #[serde(default)]
+    pub pq: Option<PqState>,
+    /// Hybrid keys under which it was heard since the daemon started.
+    #[serde(default)]
+    pub pq_keys: u64,
     /// How its rules of what may come in are to this node's; absent where it does not say.
     #[serde(default)]
     pub policy: Option<PolicyAgreement>,
     /// Packets of this peer that were dropped, by reason; reasons without drops are absent.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+}
+
+/// How a link stands to quantum computers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PqState {
+    /// The session in use came of a key of ML-KEM-768 and X25519.
+    Hybrid,
+    /// Both ends know how, and no session came of such a key yet.
+    Pending,
+    /// One end does not know how, or refuses.
+    Off,
+}
+
+impl PqState {
+    /// The state's name on the screen, in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PqState::Hybrid => "hybrid",
+            PqState::Pending => "pending",
+            PqState::Off => "off",
+        }
+    }
 }
 
 /// A stock WireGuard peer's state, by its handshakes and traffic: nothing measures it.

@@ -14,7 +14,7 @@ use super::past::{self, Past};
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{
-    Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, PolicyAgreement, Problem, Status,
+    Counts, Gravity, LossRatio, PathKind, PathStatus, PeerState, PeerStatus, PolicyAgreement, PqState, Problem, Status,
     Timestamp, WireguardStatus,
 };
 use crate::telemetry::LossEstimate;
@@ -225,7 +225,8 @@ fn render_problems(status: &Status, peer: Option<&str>, width: usize) -> String 
 }
 
 /// Columns that a narrow terminal does without, the first to go first; `meshctl status NODE` has them all.
-const EXPENDABLE: &[&str] = &["SENT", "RECEIVED", "JITTER", "SESSION", "ENDPOINT", "LOSS", "VS 7d", "p99", "PATH"];
+const EXPENDABLE: &[&str] =
+    &["SENT", "RECEIVED", "JITTER", "SESSION", "ENDPOINT", "PQ", "LOSS", "VS 7d", "p99", "PATH"];
 
 fn render_peers(status: &Status, width: usize) -> String {
     let mut table = Table::new(&[
@@ -241,6 +242,7 @@ fn render_peers(status: &Status, width: usize) -> String {
         ("LOST 5m", Align::Right),
         ("LOSS", Align::Right),
         ("SESSION", Align::Right),
+        ("PQ", Align::Left),
         ("RECEIVED", Align::Right),
         ("SENT", Align::Right),
     ]);
@@ -263,6 +265,7 @@ fn render_peers(status: &Status, width: usize) -> String {
             Cell::styled(render_lost(peer.loss.as_ref()), style_of_loss(peer.loss.as_ref())),
             Cell::styled(render_loss(peer.loss.as_ref()).unwrap_or("-".to_owned()), style_of_loss(peer.loss.as_ref())),
             peer.session_age_seconds.map_or("-".to_owned(), quantity::age).into(),
+            pq_cell(peer.pq),
             quantity::bytes(peer.rx_bytes).into(),
             quantity::bytes(peer.tx_bytes).into(),
         ]);
@@ -282,6 +285,7 @@ fn render_peers(status: &Status, width: usize) -> String {
             nothing(),
             nothing(),
             peer.session_age_seconds.map_or("-".to_owned(), quantity::age).into(),
+            nothing(),
             quantity::bytes(peer.rx_bytes).into(),
             quantity::bytes(peer.tx_bytes).into(),
         ]);
@@ -289,6 +293,9 @@ fn render_peers(status: &Status, width: usize) -> String {
     if status.peers.iter().all(|peer| change(peer).is_none()) {
         // It says nothing before a baseline is learned.
         table = table.without("VS 7d");
+    }
+    if status.peers.iter().all(|peer| peer.pq.is_none_or(|pq| pq == PqState::Hybrid)) {
+        table = table.without("PQ");
     }
     table.fitted(width, EXPENDABLE).render(HEADING)
 }
@@ -360,6 +367,14 @@ pub(super) fn render_loss(loss: Option<&LossRatio>) -> Option<String> {
 pub(super) fn change(peer: &PeerStatus) -> Option<f64> {
     let link = peer.link.as_ref()?;
     link.rtt_baseline_seconds.map(|usual| link.rtt_p50_seconds - usual)
+}
+
+fn pq_cell(pq: Option<PqState>) -> Cell {
+    match pq {
+        Some(PqState::Pending) => Cell::styled("pending", WORRYING),
+        Some(pq) => pq.name().to_owned().into(),
+        None => "-".to_owned().into(),
+    }
 }
 
 fn change_cell(peer: &PeerStatus) -> Cell {
@@ -435,6 +450,14 @@ pub fn render_peer(status: &Status, peer: &PeerStatus, width: usize) -> String {
             None => format!("none, {} so far", quantity::count(peer.handshakes, "handshake")),
         },
     ));
+    if let Some(pq) = peer.pq {
+        let means = match pq {
+            PqState::Hybrid => format!("hybrid, {} so far", quantity::count(peer.pq_keys, "key")),
+            PqState::Pending => "pending: no key of ML-KEM-768 and X25519 stands yet".to_owned(),
+            PqState::Off => "off: one end does not mix in keys of ML-KEM-768 and X25519".to_owned(),
+        };
+        lines.push(("pq", means));
+    }
     let traffic = |bytes, packets| format!("{} in {}", quantity::bytes(bytes), quantity::count(packets, "packet"));
     lines.push(("received", traffic(peer.rx_bytes, peer.rx_packets)));
     lines.push(("sent", traffic(peer.tx_bytes, peer.tx_packets)));
@@ -643,6 +666,7 @@ mod tests {
             variation    +20 us towards it, +31 us coming from it
             class        active, a probe every 1.000 s
             session      1m37s old, 65520 handshakes so far
+            pq           hybrid, 2184 keys so far
             received     1.15 GiB in 1000000 packets
             sent         96.5 KiB in 1024 packets
             record       12m00s old
@@ -838,6 +862,8 @@ mod tests {
                   "flows_woken": 0,
                   "record_age_seconds": 720,
                   "certificate_expires": "2027-06-10T14:02:00Z",
+                  "pq": "hybrid",
+                  "pq_keys": 2184,
                   "policy": "same",
                   "drops": {
                     "foreign_source": 3,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    Alert, Alias, Allow, Bootstrap, Config, Forward, Landlock, Latency, Level, Lockdown, PerLink, Receiver, Resolver,
-    Suffix, Wireguard,
+    Alert, Alias, Allow, Bootstrap, Config, Forward, Landlock, Latency, Level, Lockdown, PerLink, PostQuantum,
+    Receiver, Resolver, Suffix, Wireguard,
 };
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
@@ -122,6 +122,10 @@ settings! {
     DataplaneLatency(Latency) "dataplane.latency" NeedsRestart dataplane.latency;
     /// How many threads move packets.
     DataplaneShards(u8) "dataplane.shards" NeedsRestart dataplane.shards;
+    /// How much hybrid keys are worth.
+    TunnelPq(PostQuantum) "tunnel.pq" Live tunnel.pq;
+    /// How long a hybrid key serves.
+    TunnelPqRenewal(Duration) "tunnel.pq_renewal" Live tunnel.pq_renewal;
     /// The identity file.
     Identity(PathBuf) "files.identity" NeedsRestart files.identity;
     /// The certificate file.

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 22] = [
+pub const SECTIONS: [(&str, &str); 23] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -55,6 +55,7 @@ pub const SECTIONS: [(&str, &str); 22] = [
     ("alias", "Other names of members, on this node only; those of its forwards are there without an entry."),
     ("interface", "The network interface of the mesh on this host."),
     ("dataplane", "How packets are moved."),
+    ("tunnel", "The tunnels to the other members."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
     ("probe", "How the links to the other members are measured."),
     (
@@ -83,7 +84,7 @@ pub const SECTIONS: [(&str, &str); 22] = [
 pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 70] = [
+pub const KEYS: [Key; 72] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -240,6 +241,20 @@ pub const KEYS: [Key; 70] = [
         "1 to 16",
         "1",
         "How many threads move packets, each the traffic of its part of the peers; more than one core's worth needs several.",
+    ),
+    key(
+        "tunnel",
+        "pq",
+        "on, off or required",
+        "\"on\"",
+        "Mixes a key of ML-KEM-768 and X25519 into every tunnel, so that what is recorded today stays secret from the quantum computers of tomorrow. With required, data waits for that key, on the other side too.",
+    ),
+    key(
+        "tunnel",
+        "pq_renewal",
+        "a duration, 2s to 24h",
+        "\"1h\"",
+        "How long such a key serves; the next one takes over without a gap.",
     ),
     key("files", "identity", "a path", "identity.key, here", "This node's private keys, mode 0600."),
     key("files", "certificate", "a path", "node.cert, here", "This node's certificate."),

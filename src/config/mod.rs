@@ -25,6 +25,7 @@ pub mod receiver;
 mod security;
 mod suggest;
 mod template;
+mod tunnel;
 mod web;
 mod wireguard;
 
@@ -51,6 +52,7 @@ pub use problem::{Problem, Problems};
 pub use receiver::Receiver;
 pub use security::{Landlock, Security};
 pub use suggest::nearest;
+pub use tunnel::{PostQuantum, TunnelSettings};
 pub use web::Web;
 pub use wireguard::Wireguard;
 
@@ -94,6 +96,8 @@ pub struct Config {
     pub interface: Interface,
     /// How packets are moved.
     pub dataplane: DataplaneSettings,
+    /// How the tunnels to the other members are made.
+    pub tunnel: TunnelSettings,
     /// Where things lie.
     pub files: Files,
     /// How links are measured.
@@ -390,6 +394,7 @@ impl Config {
             aliases: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
+            tunnel: TunnelSettings::default(),
             files: Files::beside(path),
             probe: Probe { interval: Duration::from_secs(1), critical_tags: Vec::new() },
             history: HistorySettings::default(),

@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Api, Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
-use super::{Probe, Problems, Security, Underlay, Web, Wireguard};
+use super::{Probe, Problems, Security, TunnelSettings, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::layers::{Layer, lay_over, shifted};
@@ -26,8 +26,8 @@ use super::{default_listen, directory_of, keys, metrics, nearest, wireguard};
 
 use value::{
     endpoint, flag, found, group, interface_name, interval, keepalive, landlock, latency, level, listen_address,
-    mesh_name, mtu, no_socket_address, number, one_of, overlay, path, per_link, shards, shortened, size, text, text_as,
-    within,
+    mesh_name, mtu, no_socket_address, number, one_of, overlay, path, per_link, post_quantum, renewal, shards,
+    shortened, size, text, text_as, within,
 };
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -130,6 +130,7 @@ impl Reader {
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
         let shards = self.optional(&dataplane, "shards", shards).unwrap_or(1);
+        let tunnel = self.tunnel(document);
         let files = self.files(document, path);
         let probe = self.section(document, "probe");
         let interval = self.optional(&probe, "interval", interval).unwrap_or(Duration::from_secs(1));
@@ -157,6 +158,7 @@ impl Reader {
             aliases,
             interface,
             dataplane: DataplaneSettings { latency, shards },
+            tunnel,
             files,
             probe: Probe { interval, critical_tags },
             history,
@@ -168,6 +170,12 @@ impl Reader {
             security,
             log: Log { level },
         })
+    }
+
+    fn tunnel(&mut self, document: &DeTable<'_>) -> TunnelSettings {
+        let (section, plain) = (self.section(document, "tunnel"), TunnelSettings::default());
+        let pq = self.optional(&section, "pq", post_quantum).unwrap_or(plain.pq);
+        TunnelSettings { pq, pq_renewal: self.optional(&section, "pq_renewal", renewal).unwrap_or(plain.pq_renewal) }
     }
 
     fn mesh(&mut self, document: &DeTable<'_>) -> Option<Mesh> {

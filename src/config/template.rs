@@ -63,6 +63,12 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("dataplane", "latency", &latency, dataplane.latency == plain_dataplane.latency);
     writer.key("dataplane", "shards", &dataplane.shards.to_string(), dataplane.shards == plain_dataplane.shards);
 
+    writer.section("tunnel");
+    let (tunnel, plain_tunnel) = (&config.tunnel, &plain.tunnel);
+    writer.key("tunnel", "pq", &quoted(tunnel.pq.name()), tunnel.pq == plain_tunnel.pq);
+    let renewal = quoted(duration::format(tunnel.pq_renewal));
+    writer.key("tunnel", "pq_renewal", &renewal, tunnel.pq_renewal == plain_tunnel.pq_renewal);
+
     writer.files(&config.files, &plain.files, path);
 
     writer.section("probe");

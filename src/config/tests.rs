@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, files, probe, history, metrics, alert, receiver, web, api, security, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, tunnel, files, probe, history, metrics, alert, receiver, web, api, security, log)
     "#);
 }
 
@@ -156,6 +156,24 @@ fn what_a_daemon_takes_from_itself_changes_at_a_restart() {
     assert!(errors(&with("landlock = \"on\"")).contains("security.landlock: found \"on\" (expected auto or off)"));
     assert!(errors(&with("writable = [\"\"]")).contains("security.writable: the path is empty"));
     assert!(errors(&with("writable = [\"/a\", \"/a\"]")).contains("it stands in the list twice"));
+}
+
+#[test]
+fn the_tunnels_have_a_layer_of_three_kinds_and_take_it_over_at_once() {
+    let with = |value: &str| format!("{MINIMAL}[tunnel]\n{value}\n");
+    let plain = parse(MINIMAL).unwrap();
+    assert_eq!((plain.tunnel.pq, plain.tunnel.pq_renewal), (PostQuantum::On, Duration::from_secs(3_600)));
+    let strict = parse(&with("pq = \"required\"\npq_renewal = \"2s\"")).unwrap();
+    let changes: Vec<_> = diff(&plain, &strict).iter().map(|change| (change.key(), change.effect())).collect();
+    assert_eq!(changes, [("tunnel.pq", Effect::Live), ("tunnel.pq_renewal", Effect::Live)]);
+    for (wrong, told) in [
+        ("pq = \"require\"", "found \"require\"; did you mean \"required\"? (expected on, off or required)"),
+        ("pq = true", "tunnel.pq: found true or false (expected on, off or required)"),
+        ("pq_renewal = \"1s\"", "(expected a duration, 2s to 24h)"),
+        ("pq_renewal = \"25h\"", "(expected a duration, 2s to 24h)"),
+    ] {
+        assert!(errors(&with(wrong)).contains(told), "{}", errors(&with(wrong)));
+    }
 }
 
 #[test]
@@ -690,6 +708,10 @@ fn config() -> impl Strategy<Value = Config> {
                     .collect(),
                 interface: Interface { name, mtu },
                 dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
+                tunnel: TunnelSettings {
+                    pq: PostQuantum::ALL[level.min(2)],
+                    pq_renewal: Duration::from_secs(10 + millis),
+                },
                 files: Files {
                     identity: files.0,
                     certificate: files.1,

@@ -82,6 +82,8 @@ impl Engine {
             Ok(ControlMessage::Row(row)) => self.handle_row(from, &row, now),
             Ok(ControlMessage::GatewayState(state)) => self.handle_gateway_state(from, state, now),
             Ok(ControlMessage::GatewayHeard(heard)) => self.handle_gateway_heard(from, heard),
+            Ok(ControlMessage::HybridPart(part)) => return self.handle_hybrid_part(from, part, now),
+            Ok(ControlMessage::HybridReply(reply)) => return self.handle_hybrid_reply(from, &reply, now),
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use rand_core::RngCore;
 
 use super::contact::Contact;
 use super::gossip::{GATHER, Object};
+use super::hybrid::Exchange;
 use super::measurement::{Direction, Measurement};
 use super::output::{Departure, Event, Output, PeerChange, Persist};
 use super::path::{self, Path, Paths};
@@ -75,6 +76,7 @@ pub(super) struct Peer {
     /// When its paths were last offered relays.
     pub(super) relays_offered: Option<Instant>,
     introduced: Option<Instant>,
+    pub(super) hybrid: Exchange,
 }
 
 impl Peer {
@@ -223,6 +225,7 @@ impl Engine {
                 relays,
                 relays_offered: None,
                 introduced,
+                hybrid: Exchange::new(now),
             };
             self.peers.insert(node, peer);
             self.event(Event::PeerLearned { node, name });
@@ -247,6 +250,7 @@ impl Engine {
                 self.leave_relay(node, now);
             }
         }
+        self.follow_record(node, now);
     }
 
     /// Ends a peer.
@@ -262,6 +266,7 @@ impl Engine {
             self.timers.cancel(TimerName::Probe(node));
             self.timers.cancel(TimerName::Paths(node));
             self.timers.cancel(TimerName::Sizes(node));
+            self.timers.cancel(TimerName::Hybrid(node));
             self.settle_fragmentation();
             self.output(Output::Peer(PeerChange::Remove { node }));
             self.leave_relay(node, now);

@@ -29,6 +29,7 @@
 //! | `path_mtu` | which sizes of packets a path carries |
 //! | `sizing` | when they are tried, and who hears of it |
 //! | `link` | a peer's life: its contact and its probes together |
+//! | `hybrid` | when to agree on a hybrid key with a peer |
 //! | `rows` | whose row of the matrix to ask for, and who may ask for ours |
 //! | `served` | which introductions and joins are copies |
 //! | `routing` | which peer owns which overlay address and prefix |
@@ -50,6 +51,7 @@ mod gateways;
 pub mod gossip;
 pub mod health;
 pub mod hold;
+mod hybrid;
 pub mod limit;
 mod link;
 pub mod measurement;
@@ -78,6 +80,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::config::PostQuantum;
 use crate::identity::{
     Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, Tag, TrustAnchor, WireguardKey,
 };
@@ -97,6 +100,7 @@ use timer::{TimerName, Timers};
 pub use admission::CommandError;
 pub use gateway_states::Word;
 pub use gateways::{HolderView, SharedPrefix};
+pub use hybrid::Standoff;
 pub use link::SessionEvent;
 pub use paths::PathsView;
 pub use view::{PeerView, View};
@@ -109,6 +113,12 @@ pub const FEATURE_RENEWS: u32 = 1;
 
 /// Feature bit in a record: this node tells somebody of alerts.
 pub const FEATURE_TELLS_ALERTS: u32 = 2;
+
+/// Feature bit in a record: this node agrees on hybrid keys.
+pub const FEATURE_HYBRID: u32 = 4;
+
+/// Feature bit in a record: data to and from this node passes under hybrid keys alone.
+pub const FEATURE_REQUIRES_HYBRID: u32 = 8;
 
 /// How long a record is valid: a node that was away for a month announces itself anew.
 const RECORD_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -150,6 +160,10 @@ pub struct Settings {
     pub mtu: u16,
     /// Members to contact while nobody else is known.
     pub bootstrap: Vec<BootstrapPeer>,
+    /// How much hybrid keys are worth.
+    pub post_quantum: PostQuantum,
+    /// How long a hybrid key serves.
+    pub key_renewal: Duration,
 }
 
 #[cfg(test)]
@@ -157,7 +171,15 @@ impl Settings {
     /// Those of a node that tests drive by hand: it announces nothing and knows nobody.
     pub(crate) fn bare() -> Settings {
         let probe_interval = Duration::from_secs(1);
-        Settings { probe_interval, endpoints: vec![], addresses: vec![], mtu: 1_420, bootstrap: vec![] }
+        Settings {
+            probe_interval,
+            endpoints: vec![],
+            addresses: vec![],
+            mtu: 1_420,
+            bootstrap: vec![],
+            post_quantum: PostQuantum::On,
+            key_renewal: PostQuantum::RENEWAL,
+        }
     }
 }
 
@@ -362,6 +384,7 @@ impl Engine {
             TimerName::Verdict(node) => self.judge_silence(node, now),
             TimerName::Rows => self.ask_rows(now),
             TimerName::Sizes(node) => self.size(node, now),
+            TimerName::Hybrid(node) => self.look_at_hybrid(node, now),
             TimerName::Gateways => self.look_at_gateways(now),
             TimerName::GatewayState => self.tell_gateway_state(false, now),
         }
@@ -425,9 +448,14 @@ impl Engine {
             boot: self.boot,
             protocol_version: PROTOCOL_VERSION,
             certificate_serial: self.own.certificate.certificate().serial,
-            features: [(self.own.authority.is_some(), FEATURE_RENEWS), (self.tells_alerts, FEATURE_TELLS_ALERTS)]
-                .iter()
-                .fold(0, |bits, (has, bit)| if *has { bits | bit } else { bits }),
+            features: [
+                (self.own.authority.is_some(), FEATURE_RENEWS),
+                (self.tells_alerts, FEATURE_TELLS_ALERTS),
+                (self.settings.post_quantum != PostQuantum::Off, FEATURE_HYBRID),
+                (self.settings.post_quantum == PostQuantum::Required, FEATURE_REQUIRES_HYBRID),
+            ]
+            .iter()
+            .fold(0, |bits, (has, bit)| if *has { bits | bit } else { bits }),
             policy: self.policy,
         };
         let Ok(signed) = SignedRecord::sign(&record, &self.own.keys.signing) else {

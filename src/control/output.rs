@@ -12,7 +12,7 @@ use super::membership::Refusal;
 use super::path::{Path, Reason};
 use super::probe::LinkState;
 use super::verdict::Verdict;
-use crate::identity::{NodeId, NodeName, SignedCertificate, WireguardKey};
+use crate::identity::{HybridKey, NodeId, NodeName, SignedCertificate, WireguardKey};
 use crate::wire::row::Cell;
 
 /// One thing to do.
@@ -90,6 +90,35 @@ pub enum PeerChange {
         node: NodeId,
         /// The largest inner packet, in bytes.
         mtu: u16,
+    },
+    /// A hybrid key that is shared with the peer.
+    Key {
+        /// The peer.
+        node: NodeId,
+        /// The key.
+        key: HybridKey,
+        /// Whether the peer is known to have it, so that the next handshakes use it. Otherwise they use the one before, and
+        /// the peer's are answered with either.
+        leads: bool,
+    },
+    /// The key that was shared last is none, unless it is in use already.
+    WithdrawKey {
+        /// The peer.
+        node: NodeId,
+    },
+    /// What holds for hybrid keys with the peer. At first, neither.
+    Hybrid {
+        /// The peer.
+        node: NodeId,
+        /// Whether its handshakes name the key that they use.
+        names: bool,
+        /// Whether data to and from it passes under such a key alone.
+        required: bool,
+    },
+    /// There are to be no hybrid keys with the peer any more.
+    ForgetKeys {
+        /// The peer.
+        node: NodeId,
     },
     /// The peer is no member any more: end its sessions at once.
     Remove {

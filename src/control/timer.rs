@@ -32,6 +32,8 @@ pub enum TimerName {
     Rows,
     /// Try the sizes of a peer's path, or judge one.
     Sizes(NodeId),
+    /// Begin an exchange of hybrid keys, go on with it, or renew the key.
+    Hybrid(NodeId),
     /// Weigh the gateways of shared prefixes.
     Gateways,
     /// Tell again how this node is as a gateway.

@@ -444,6 +444,10 @@ impl Driver {
                 self.links.set_path(node, path);
                 self.note_move(node);
             }
+            PeerChange::Key { node, .. }
+            | PeerChange::WithdrawKey { node }
+            | PeerChange::ForgetKeys { node }
+            | PeerChange::Hybrid { node, .. } => self.change_key(node, change, now),
             PeerChange::Doubt { node, doubted } => self.follow_doubt(node, doubted),
             PeerChange::Mtu { node, mtu } => self.set_path_mtu(node, mtu, now),
             PeerChange::Remove { node } => {

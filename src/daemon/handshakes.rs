@@ -22,6 +22,7 @@ impl Driver {
                 HandshakeEvent::Answered(tunnel)
                 | HandshakeEvent::Established(tunnel)
                 | HandshakeEvent::Outranked(tunnel)
+                | HandshakeEvent::Countered(tunnel)
                 | HandshakeEvent::CookieTaken(tunnel),
             ) => Some(Arc::clone(tunnel)),
             Ok(HandshakeEvent::Challenged) => None,
@@ -54,6 +55,10 @@ impl Driver {
         }
         self.links.note_arrival(node, origin);
         self.engine.handle_session(node, SessionEvent::Established { path: path_of(origin) }, now);
+        if let Some(link) = self.links.get(node) {
+            let in_use = link.peer.tunnel().key_in_use(now);
+            self.engine.handle_key_in_use(node, in_use, now);
+        }
         self.drain();
     }
 }

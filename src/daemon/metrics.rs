@@ -83,6 +83,8 @@ impl Driver {
             since: wall - view.state_for,
             last_handshake: session.map(|session| wall - now.saturating_since(session.established)),
             handshakes: tunnel.as_ref().map_or(0, |tunnel| tunnel.handshakes),
+            pq: session.map(|session| self.pq_of(view.node, session).name()),
+            pq_keys: tunnel.as_ref().map_or(0, |tunnel| tunnel.hybrid_keys),
             received: tunnel.as_ref().map_or(Traffic::default(), |tunnel| crossed(tunnel.received)),
             sent: tunnel.as_ref().map_or(Traffic::default(), |tunnel| crossed(tunnel.sent)),
         }

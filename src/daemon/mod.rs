@@ -20,6 +20,7 @@ mod handshakes;
 mod history;
 mod hold;
 mod host;
+mod hybrid;
 mod intake;
 mod ledger;
 mod ledger_file;

@@ -159,6 +159,7 @@ impl Driver {
         self.apply_forwards(&new).map_err(Reason::unfit)?;
         let (now, wall) = (clock::now(), clock::wall());
         self.engine.set_probe_interval(new.probe.interval, now);
+        self.engine.set_post_quantum(new.tunnel.pq, new.tunnel.pq_renewal, now, wall);
         self.engine.set_critical_tags(new.probe.critical_tags.clone(), now);
         self.engine.set_bootstrap(super::startup::bootstrap(&new), now);
         let endpoints = super::underlay::endpoints(&new, self.bound, &self.interface);

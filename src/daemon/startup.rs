@@ -288,6 +288,8 @@ async fn serve(
         addresses: underlay::addresses(bound, &interface),
         mtu: config.interface.mtu,
         bootstrap: bootstrap(&config),
+        post_quantum: config.tunnel.pq,
+        key_renewal: config.tunnel.pq_renewal,
     };
     let mut engine = Engine::new(own, settings, found.snapshot, *seed()?, now, wall);
     engine.set_critical_tags(config.probe.critical_tags.clone(), now);

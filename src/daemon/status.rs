@@ -124,6 +124,8 @@ impl Driver {
             flows_woken: link.map_or(0, |link| link.outage.woken),
             record_age_seconds: view.record_issued.map(|issued| wall.saturating_since(issued).as_secs()),
             certificate_expires: Timestamp(view.certificate_not_after),
+            pq: session.map(|session| self.pq_of(view.node, session)),
+            pq_keys: tunnel.as_ref().map_or(0, |tunnel| tunnel.hybrid_keys),
             policy: self.agreement(view),
             drops: tunnel.as_ref().map(|tunnel| by_reason(&tunnel.drops)).unwrap_or_default(),
         }
@@ -223,6 +225,7 @@ impl Driver {
             });
         }
         self.wireguard_problems(&mut problems);
+        self.pq_problems(view, &mut problems);
         problems.extend(self.policy_problem(peers));
         problems.extend(self.refusal.as_ref().map(Refusal::problem));
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));

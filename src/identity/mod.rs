@@ -13,6 +13,7 @@ pub(crate) mod cbor;
 mod certificate;
 mod cose;
 mod delegation;
+pub mod hybrid;
 mod id;
 mod invite;
 mod key;
@@ -34,6 +35,7 @@ pub use authority_file::{AuthorityFile, AuthorityFileError, PassphraseCost};
 pub use certificate::{Certificate, Issuer, Permissions, SignedCertificate, Term, Validity};
 pub use cose::{ObjectError, ObjectKind};
 pub use delegation::{Delegation, DelegationTerms, SignedDelegation};
+pub use hybrid::HybridKey;
 pub use id::{IdError, InviteId, MeshId, NodeId};
 pub use invite::{Grant, Invite, InviteBook, InviteBookError, InviteState, Presentation, Refusal};
 pub use key::{

@@ -1,5 +1,6 @@
 //! How sessions come to be: our initiations, the peer's, and who gives way when they cross.
 
+use std::cmp::Ordering;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use rand_core::RngCore;
 
 use super::cookie::{COOKIE_LIFE, REPLY, stamp};
 use super::host::Shared;
+use super::keyring::Choice;
 use super::mark::Mark;
 use super::noise::INITIATION;
 use super::outbox::{Destination, Outbox};
-use super::session::{Party, RESPONSE};
+use super::session::{Mixed, Party, RESPONSE};
 use super::state::State;
 use super::tunnel::{Peer, Tunnel};
 use crate::time::{Instant, UnixTime};
@@ -55,25 +57,30 @@ const REKEY_JITTER: Duration = Duration::from_secs(8);
 pub(super) enum Verdict {
     Answered,
     Outranked,
+    /// It names a hybrid key that is not here.
+    Countered,
 }
 
 impl State {
-    /// Sends an initiation.
+    /// Sends an initiation, to the peer or to where its own came from.
     pub(super) fn start_attempt(
         &mut self,
         now: Instant,
         wall: UnixTime,
         peer: &Peer,
         links: &Links<'_>,
+        to: Destination,
         out: &mut Outbox,
     ) {
+        let hybrid = self.keys.for_initiation(self.series, self.tries, now);
+        let mixed = hybrid.map_or_else(|| self.configured(), Mixed::Hybrid);
         let wait = self.backoff();
         self.retry_at = now + wait;
         self.tries = self.tries.saturating_add(1);
         let Some(slot) = links.shared.indices.claim(&mut self.rng, links.owner, self.shard) else {
             return self.count_drop(DropReason::QueueFull);
         };
-        let party = Party { public: &peer.public, preshared_key: self.preshared_key() };
+        let party = Party { public: &peer.public, mixed };
         let (attempt, mut message) = match links.shared.forge.initiate(&party, slot, now) {
             Ok(started) => started,
             Err(reason) => return self.count_drop(reason),
@@ -89,7 +96,7 @@ impl State {
         self.attempts.push(attempt);
         self.series.get_or_insert(now);
         self.initiations += 1;
-        out.push(Destination::Peer, message);
+        out.push(to, message);
     }
 
     /// A peer's initiation, proven to be its own, with its mark.
@@ -119,16 +126,31 @@ impl State {
         }
         self.marks.received = mark;
         self.evidence(now);
-        if let Some(since) = self.series {
-            if self.outranks(peer) && now.saturating_since(since) < CONTEST {
-                return Ok(Verdict::Outranked);
+        let mixed = match self.keys.named_by(initiation[4]).filter(|_| !self.options.stock) {
+            Some(Choice::Key(named)) => Mixed::Hybrid(named),
+            // We cannot answer, because we have restarted since; an initiation of ours tells the peer so, in a way that nobody else
+            // can forge: it ends in a session without that key.
+            Some(Choice::Unknown) if self.names_keys => {
+                if self.attempts.last().is_none_or(|attempt| now >= attempt.started + self.first_wait() / 2) {
+                    self.start_attempt(now, wall, peer, links, Destination::Source, out);
+                }
+                return Ok(Verdict::Countered);
             }
-            if !self.outranks(peer) {
-                self.settle(now);
+            Some(Choice::Unknown) | None => self.configured(),
+        };
+        if let Some(since) = self.series {
+            // Of two that cross, that of the newer key stands: the other side may not have it, or not know yet that we do.
+            let ours = self.keys.rank(self.attempts.last().and_then(|attempt| attempt.key));
+            match self.keys.rank(mixed.number()).cmp(&ours) {
+                Ordering::Less => {}
+                Ordering::Greater => self.settle(now),
+                Ordering::Equal if !self.outranks(peer) => self.settle(now),
+                Ordering::Equal if now.saturating_since(since) < CONTEST => return Ok(Verdict::Outranked),
+                Ordering::Equal => {}
             }
         }
         let slot = links.shared.indices.claim(&mut self.rng, links.owner, self.shard).ok_or(DropReason::QueueFull)?;
-        let party = Party { public: &peer.public, preshared_key: self.preshared_key() };
+        let party = Party { public: &peer.public, mixed };
         let (mut session, mut message) = links.shared.forge.respond(&party, slot, now, initiation)?;
         session.rekey_at = self.rekey_at(now, peer);
         self.stamp(now, &mut message);

@@ -215,6 +215,7 @@ impl Host {
         Ok(match verdict {
             Verdict::Answered => HandshakeEvent::Answered(tunnel),
             Verdict::Outranked => HandshakeEvent::Outranked(tunnel),
+            Verdict::Countered => HandshakeEvent::Countered(tunnel),
         })
     }
 

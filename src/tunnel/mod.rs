@@ -71,6 +71,7 @@ mod handshake;
 mod hold;
 mod host;
 mod index;
+mod keyring;
 mod mark;
 mod noise;
 mod outbox;
@@ -169,6 +170,8 @@ pub enum HandshakeEvent {
     Established(Arc<Tunnel>),
     /// The peer's initiation crossed ours and was left, because ours stands.
     Outranked(Arc<Tunnel>),
+    /// The peer's initiation names a hybrid key that is not here; one of ours went out instead of an answer.
+    Countered(Arc<Tunnel>),
     /// The peer is under load; our next initiation proves our address.
     CookieTaken(Arc<Tunnel>),
     /// The sender was asked to prove its address.

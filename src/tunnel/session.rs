@@ -17,8 +17,10 @@ use zeroize::Zeroizing;
 
 use super::cookie::mac1_of;
 use super::index::Slot;
+use super::keyring::tag_of;
 use super::noise::INITIATION;
 use super::status::Role;
+use crate::identity::HybridKey;
 use crate::time::Instant;
 use crate::wire::DropReason;
 
@@ -57,10 +59,45 @@ pub(super) struct Forge {
     limiter: Arc<RateLimiter>,
 }
 
+/// A hybrid key, and its name among those of its tunnel.
+#[derive(Clone)]
+pub(super) struct Named {
+    pub(super) number: u64,
+    pub(super) key: HybridKey,
+}
+
+/// What is mixed into a handshake.
+#[derive(Clone)]
+pub(super) enum Mixed {
+    Nothing,
+    /// A secret that somebody configured, which has no name.
+    Configured(Zeroizing<[u8; 32]>),
+    Hybrid(Named),
+}
+
+impl Mixed {
+    /// The number of the hybrid key.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.named().map(|named| named.number)
+    }
+
+    fn named(&self) -> Option<&Named> {
+        if let Mixed::Hybrid(named) = self { Some(named) } else { None }
+    }
+
+    fn secret(&self) -> Option<[u8; 32]> {
+        match self {
+            Mixed::Nothing => None,
+            Mixed::Configured(secret) => Some(**secret),
+            Mixed::Hybrid(named) => Some(*named.key.secret),
+        }
+    }
+}
+
 /// What a handshake needs to know about the other side.
 pub(super) struct Party<'a> {
     pub(super) public: &'a PublicKey,
-    pub(super) preshared_key: Option<&'a Zeroizing<[u8; 32]>>,
+    pub(super) mixed: Mixed,
 }
 
 impl Forge {
@@ -73,9 +110,8 @@ impl Forge {
         if SystemTime::now() < SystemTime::UNIX_EPOCH {
             return Err(DropReason::SystemRefused); // boringtun panics on such a clock
         }
-        let preshared_key = party.preshared_key.map(|key| **key);
-        let limiter = Some(self.limiter.clone());
-        Ok(Box::new(Tunn::new(self.secret.clone(), *party.public, preshared_key, None, slot.number(), limiter)))
+        let (secret, limiter) = (party.mixed.secret(), Some(self.limiter.clone()));
+        Ok(Box::new(Tunn::new(self.secret.clone(), *party.public, secret, None, slot.number(), limiter)))
     }
 
     /// Starts a handshake; returns it with its initiation.
@@ -87,10 +123,15 @@ impl Forge {
     ) -> Result<(Attempt, Vec<u8>), DropReason> {
         let mut tunn = self.tunn(party, &slot)?;
         let mut message = vec![0u8; INITIATION];
-        let TunnResult::WriteToNetwork(_) = tunn.format_handshake_initiation(&mut message, false) else {
-            return Err(DropReason::SystemRefused);
-        };
-        let attempt = Attempt { index: word(&message, 4), mac1: mac1_of(&message), started: now, tunn, slot };
+        // boringtun counts the initiations of a `Tunn` in the last byte of their indices, from 1: that byte names the key, so
+        // those before the right one are made and thrown away. (0.1 ms each, once in two minutes.)
+        for _ in 0..tag_of(party.mixed.named()) {
+            let TunnResult::WriteToNetwork(_) = tunn.format_handshake_initiation(&mut message, true) else {
+                return Err(DropReason::SystemRefused);
+            };
+        }
+        let key = party.mixed.number();
+        let attempt = Attempt { index: word(&message, 4), mac1: mac1_of(&message), started: now, key, tunn, slot };
         Ok((attempt, message))
     }
 
@@ -110,7 +151,8 @@ impl Forge {
             _ => return Err(DropReason::Malformed),
         }
         message.truncate(RESPONSE);
-        let mut session = Session::new(tunn, slot, word(&message, 4), Role::Responder, now);
+        let (index, key) = (word(&message, 4), party.mixed.number());
+        let mut session = Session::new(tunn, slot, index, Role::Responder, key, now);
         session.mac1 = Some(mac1_of(&message));
         Ok((session, message))
     }
@@ -125,6 +167,8 @@ pub(super) struct Attempt {
     /// The initiation's MAC1: a cookie reply is sealed to it.
     pub(super) mac1: [u8; 16],
     pub(super) started: Instant,
+    /// The hybrid key it uses.
+    pub(super) key: Option<u64>,
 }
 
 impl Attempt {
@@ -142,7 +186,7 @@ impl Attempt {
 
     /// The session of an attempt whose response was good.
     pub(super) fn into_session(self, now: Instant) -> Session {
-        let mut session = Session::new(self.tunn, self.slot, self.index, Role::Initiator, now);
+        let mut session = Session::new(self.tunn, self.slot, self.index, Role::Initiator, self.key, now);
         session.sent = 1; // the confirmation
         session
     }
@@ -164,6 +208,8 @@ pub(super) struct Session {
     /// The index by which the peer addresses it.
     pub(super) index: u32,
     pub(super) role: Role,
+    /// The hybrid key it came of.
+    pub(super) key: Option<u64>,
     pub(super) established: Instant,
     /// Messages sealed so far.
     pub(super) sent: u64,
@@ -180,12 +226,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(tunn: Box<Tunn>, slot: Slot, index: u32, role: Role, now: Instant) -> Session {
+    fn new(tunn: Box<Tunn>, slot: Slot, index: u32, role: Role, key: Option<u64>, now: Instant) -> Session {
         Session {
             tunn,
             _slot: slot,
             index,
             role,
+            key,
             established: now,
             sent: 0,
             reached: 0,

@@ -2,18 +2,18 @@
 
 use rand_chacha::ChaCha20Rng;
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 use super::cookie::Cookie;
 use super::hold::HoldQueue;
+use super::keyring::Keyring;
 use super::mark::Marks;
-use super::session::{Attempt, Content, OVERHEAD, REKEY_AFTER_MESSAGES, Session, counter_of, word};
+use super::session::{Attempt, Content, Mixed, OVERHEAD, REKEY_AFTER_MESSAGES, Session, counter_of, word};
 use super::sources::Bucket;
 use super::status::{Role, SessionStatus, Traffic, TunnelStatus};
 use super::{Opened, Sealed, Shard, TunnelOptions};
 use crate::time::Instant;
-use crate::wire::DropReason;
 use crate::wire::probe::Arrivals;
+use crate::wire::{DropReason, overlay};
 
 /// Silence after which a packet from the peer is news: the reconnect loop starts over from its shortest wait.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,12 @@ pub(super) struct State {
     /// Whose the next sessions are.
     pub(super) shard: Shard,
     pub(super) closed: bool,
+    /// The hybrid keys shared with the peer.
+    pub(super) keys: Keyring,
+    /// The peer's initiations name the hybrid keys they use.
+    pub(super) names_keys: bool,
+    /// Data passes under a session of a hybrid key alone.
+    pub(super) required: bool,
     /// Oldest first, by the time their keys were made here.
     pub(super) sessions: Vec<Session>,
     /// The local index of the session packets are sealed under.
@@ -85,6 +91,9 @@ impl State {
             options,
             shard: Shard::default(),
             closed: false,
+            keys: Keyring::default(),
+            names_keys: false,
+            required: false,
             sessions: Vec::new(),
             sending: None,
             attempts: Vec::new(),
@@ -124,8 +133,14 @@ impl State {
         self.sessions.iter_mut().find(|session| session.index == sending && session.is_usable(now))
     }
 
+    /// The session that data is sealed under, which is none while a hybrid key is required and missing.
+    pub(super) fn current_for_data(&mut self, now: Instant) -> Option<&mut Session> {
+        let required = self.required;
+        self.current(now).filter(|session| !required || session.key.is_some())
+    }
+
     pub(super) fn is_ready(&mut self, now: Instant) -> bool {
-        self.held.is_empty() && self.current(now).is_some()
+        self.held.is_empty() && self.current_for_data(now).is_some()
     }
 
     pub(super) fn seal(&mut self, now: Instant, packet: &[u8], out: &mut [u8]) -> Result<Sealed, DropReason> {
@@ -144,10 +159,11 @@ impl State {
             return Err(DropReason::BadInnerPacket);
         }
         let mtu = self.options.mtu;
-        if self.held.is_empty()
-            && !self.is_holding(now)
-            && let Some(session) = self.current(now)
-        {
+        // What the daemons say to each other is not held back by a missing key: it is how they come to one.
+        let among_us = self.required && overlay::is_reserved(packet);
+        let session = if among_us { self.current(now) } else { self.current_for_data(now) };
+        let serves = session.is_some() && !self.is_holding(now) && (among_us || self.held.is_empty());
+        if serves && let Some(session) = self.current(now) {
             let length = session.seal(packet, mtu, out)?;
             if now >= session.rekey_at || session.sent >= REKEY_AFTER_MESSAGES {
                 self.deadline = self.deadline.min(now);
@@ -203,6 +219,7 @@ impl State {
         self.arrived.expected = self.arrived.expected.wrapping_add(newly_expected as u32);
         self.arrived.accepted = self.arrived.accepted.wrapping_add(1);
         let confirmed = self.heard(now, at);
+        let keyed = self.sessions[at].key.is_some() || !self.required;
         let length = match content {
             Content::Nonsense => return Err(DropReason::BadInnerPacket),
             Content::Keepalive => {
@@ -214,6 +231,9 @@ impl State {
                     self.urgent |= self.greet;
                 }
                 0
+            }
+            Content::Packet(length) if !keyed && !overlay::is_reserved(&out[..length]) => {
+                return Err(DropReason::NotHybrid);
             }
             Content::Packet(length) => {
                 self.received.count(length);
@@ -239,6 +259,7 @@ impl State {
         session.proven = Some(now);
         session.confirm = None;
         session.mac1 = None;
+        self.keys.heard(session.key, session.established, now);
         // Which older sessions may go, and when, depends on it.
         self.urgent = true;
         let (index, role) = (session.index, session.role);
@@ -301,6 +322,7 @@ impl State {
         self.holding = None;
         self.cookie = None;
         self.options.preshared_key = None;
+        self.keys.clear();
     }
 
     pub(super) fn count_drop(&mut self, reason: DropReason) {
@@ -315,7 +337,9 @@ impl State {
                 role: session.role,
                 local_index: session.index,
                 proven: session.proven.is_some(),
+                hybrid: session.key.is_some(),
             }),
+            hybrid_keys: self.keys.stood(),
             sessions: self.sessions.len(),
             handshakes: self.handshakes,
             initiations: self.initiations,
@@ -332,7 +356,14 @@ impl State {
         }
     }
 
-    pub(super) fn preshared_key(&self) -> Option<&Zeroizing<[u8; 32]>> {
-        self.options.preshared_key.as_ref()
+    /// The key that the session in use came of, by its bit.
+    pub(super) fn key_in_use(&mut self, now: Instant) -> Option<bool> {
+        let number = self.current(now)?.key?;
+        self.keys.bit_of(number)
+    }
+
+    /// What is mixed into a handshake that names no hybrid key.
+    pub(super) fn configured(&self) -> Mixed {
+        self.options.preshared_key.clone().map_or(Mixed::Nothing, Mixed::Configured)
     }
 }

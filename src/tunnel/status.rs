@@ -24,6 +24,8 @@ pub struct SessionStatus {
     pub local_index: u32,
     /// Whether the peer was heard on it.
     pub proven: bool,
+    /// Whether it came of a hybrid key.
+    pub hybrid: bool,
 }
 
 /// A snapshot of one tunnel. Counters start at the creation of the tunnel and never reset.
@@ -31,6 +33,8 @@ pub struct SessionStatus {
 pub struct TunnelStatus {
     /// The session in use; `None` while there is none that may seal.
     pub session: Option<SessionStatus>,
+    /// Hybrid keys under which the peer was heard.
+    pub hybrid_keys: u64,
     /// Sessions kept, with those that only receive.
     pub sessions: usize,
     /// Handshakes that led to a session in use.

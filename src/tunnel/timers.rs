@@ -59,7 +59,7 @@ impl State {
         self.send_keepalives(now, out);
         if self.wants_session(now) {
             if self.initiate_at() <= now && (effort == Effort::All || self.current(now).is_none()) {
-                self.start_attempt(now, wall, peer, links, out);
+                self.start_attempt(now, wall, peer, links, Destination::Peer, out);
             }
         } else if self.attempts.last().is_none_or(|attempt| now >= attempt.started + LATE_RESPONSE) {
             self.settle(now);
@@ -107,7 +107,7 @@ impl State {
     /// Sends the packets that waited for a session, in their order.
     pub(super) fn send_held(&mut self, now: Instant, out: &mut Outbox) {
         let mtu = self.options.mtu;
-        while !self.held.is_empty() && !self.is_holding(now) && self.current(now).is_some() {
+        while !self.held.is_empty() && !self.is_holding(now) && self.current_for_data(now).is_some() {
             let Some(packet) = self.held.pop() else { return };
             let mut bytes = vec![0u8; (padded(packet.len(), mtu) + OVERHEAD).max(LEAST_BUFFER)];
             let Some(session) = self.current(now) else { return };

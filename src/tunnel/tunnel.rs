@@ -14,6 +14,7 @@ use super::state::State;
 use super::status::TunnelStatus;
 use super::timers::Effort;
 use super::{Datagram, Initiation, Opened, PeerKey, Sealed, Shard, TunnelOptions};
+use crate::identity::HybridKey;
 use crate::time::{Instant, UnixTime};
 use crate::wire::DropReason;
 use crate::wire::probe::Arrivals;
@@ -127,6 +128,40 @@ impl Tunnel {
         let mut state = self.state();
         state.options = options;
         state.urgent = true;
+    }
+
+    /// Takes a hybrid key that the peer shares. Where it leads, the peer has it for sure, and the next initiations name it;
+    /// otherwise they name the one before, and the peer's are answered with either. It stands once something was opened under
+    /// it.
+    pub fn offer_key(&self, key: HybridKey, leads: bool) {
+        let mut state = self.state();
+        if !state.closed {
+            state.keys.offer(key, leads);
+        }
+    }
+
+    /// Gives up the key that was offered last, unless it stands.
+    pub fn withdraw_key(&self) {
+        self.state().keys.withdraw();
+    }
+
+    /// Forgets all hybrid keys. Sessions that came of them go on.
+    pub fn forget_keys(&self) {
+        self.state().keys.clear();
+    }
+
+    /// The bit of the hybrid key that the session in use came of; `None` where it came of none, or there is no session.
+    pub fn key_in_use(&self, now: Instant) -> Option<bool> {
+        self.state().key_in_use(now)
+    }
+
+    /// Says whether the peer's initiations name the hybrid keys they use, and whether data passes under a session of such a key
+    /// alone. Until there is one, packets wait then; what the daemons say to each other passes.
+    pub fn set_hybrid(&self, names: bool, required: bool) {
+        let mut state = self.state();
+        (state.names_keys, state.required) = (names, required);
+        state.urgent = true;
+        state.deadline = Instant::ZERO;
     }
 
     /// Says which thread the next sessions' datagrams are for. Those of the others are opened all the same.

@@ -8,6 +8,7 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use super::gateway::{GatewayHeard, GatewayState};
+use super::hybrid::{HybridPart, HybridReply};
 use super::row;
 use crate::identity::NodeId;
 
@@ -55,6 +56,10 @@ pub enum ControlMessage {
     GatewayState(GatewayState),
     /// Which state of the receiver's the sender holds.
     GatewayHeard(GatewayHeard),
+    /// A part of a proposal for a hybrid key.
+    HybridPart(HybridPart),
+    /// The answer to a proposal.
+    HybridReply(HybridReply),
 }
 
 /// What a node knows, condensed to one sum per bucket; equal digests mean equal knowledge.
@@ -275,6 +280,8 @@ impl ControlMessage {
             ControlMessage::Row(_) => 17,
             ControlMessage::GatewayState(_) => 18,
             ControlMessage::GatewayHeard(_) => 19,
+            ControlMessage::HybridPart(_) => 24,
+            ControlMessage::HybridReply(_) => 25,
         }
     }
 
@@ -300,6 +307,8 @@ impl ControlMessage {
                 ControlMessage::Row(body) => encoder.encode(body).is_ok(),
                 ControlMessage::GatewayState(body) => encoder.encode(body).is_ok(),
                 ControlMessage::GatewayHeard(body) => encoder.encode(body).is_ok(),
+                ControlMessage::HybridPart(body) => encoder.encode(body).is_ok(),
+                ControlMessage::HybridReply(body) => encoder.encode(body).is_ok(),
             };
         debug_assert!(ok, "control messages encode into memory");
         out
@@ -337,6 +346,8 @@ impl ControlMessage {
             17 => ControlMessage::Row(decoder.decode().map_err(malformed)?),
             18 => ControlMessage::GatewayState(decoder.decode().map_err(malformed)?),
             19 => ControlMessage::GatewayHeard(decoder.decode().map_err(malformed)?),
+            24 => ControlMessage::HybridPart(decoder.decode().map_err(malformed)?),
+            25 => ControlMessage::HybridReply(decoder.decode().map_err(malformed)?),
             _ => return Err(ControlError::Unknown),
         };
         if let ControlMessage::Digest(digest) = &message
@@ -366,6 +377,7 @@ pub fn id_bytes(node: NodeId) -> ByteVec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::hybrid::{CIPHERTEXT_LEN, PROPOSAL_LEN, SHARE_LEN};
     use proptest::prelude::*;
 
     fn samples() -> Vec<ControlMessage> {
@@ -397,6 +409,8 @@ mod tests {
             ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
             ControlMessage::GatewayState(GatewayState { sequence: 7, drained: true }),
             ControlMessage::GatewayHeard(GatewayHeard { sequence: u64::MAX, drained: false }),
+            ControlMessage::HybridPart(HybridPart { number: 5, part: 1, odd: true, bytes: vec![7; HybridPart::LEN] }),
+            ControlMessage::HybridReply(HybridReply { number: 5, ciphertext: vec![7; 1_088], share: vec![8; 32] }),
         ]
     }
 
@@ -434,6 +448,16 @@ mod tests {
         assert_eq!(bytes.len(), 1_198);
         assert!(bytes.len() + row::CELL_LEN > MAX_MESSAGE, "and no further cell would");
         assert!(usize::from(Row::MAX_PARTS) * Row::MAX_CELLS >= 4_096, "every link of the largest mesh");
+    }
+
+    #[test]
+    fn the_messages_of_an_exchange_fit() {
+        let part = HybridPart { number: u64::MAX, part: 1, odd: true, bytes: vec![255; HybridPart::LEN] };
+        let reply =
+            HybridReply { number: u64::MAX, ciphertext: vec![255; CIPHERTEXT_LEN], share: vec![255; SHARE_LEN] };
+        let lengths = [ControlMessage::HybridPart(part), ControlMessage::HybridReply(reply)].map(|m| m.encode().len());
+        assert!(lengths.iter().all(|length| *length <= MAX_MESSAGE), "{lengths:?}");
+        assert_eq!(HybridPart::PARTS * HybridPart::LEN, PROPOSAL_LEN);
     }
 
     #[test]

@@ -56,11 +56,13 @@ pub enum DropReason {
     NoRelay,
     /// Two members send each other more through this relay than it passes on for a pair.
     RelayQuota,
+    /// A packet under a session without a hybrid key, which `pq = "required"` demands on one side.
+    NotHybrid,
 }
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [DropReason; 25] = [
+    pub const ALL: [DropReason; 26] = [
         DropReason::Malformed,
         DropReason::BadMac,
         DropReason::RateLimited,
@@ -86,6 +88,7 @@ impl DropReason {
         DropReason::Policy,
         DropReason::NoRelay,
         DropReason::RelayQuota,
+        DropReason::NotHybrid,
     ];
 
     /// The reason's name in metrics and in JSON.
@@ -116,6 +119,7 @@ impl DropReason {
             DropReason::Policy => "policy",
             DropReason::NoRelay => "no_relay",
             DropReason::RelayQuota => "relay_quota",
+            DropReason::NotHybrid => "not_hybrid",
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod control;
 pub mod drop;
 pub mod gateway;
+pub mod hybrid;
 pub mod introduction;
 pub mod join;
 pub mod overlay;

@@ -39,6 +39,15 @@ pub fn wrap(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> 
     packet
 }
 
+/// Tells whether a packet is one that daemons send each other: to the reserved port, in the plain form that [`wrap`] makes. No
+/// packet of a host has it ([`super::DropReason::ReservedPort`]).
+pub fn is_reserved(packet: &[u8]) -> bool {
+    packet.len() >= HEADER_LEN
+        && packet[0] >> 4 == 6
+        && packet[6] == UDP
+        && packet[42..44] == CONTROL_PORT.to_be_bytes()
+}
+
 /// Returns the payload where `packet` is an overlay packet to the reserved port of `destination`.
 ///
 /// Only the plain form that [`wrap`] makes is recognised: no extension headers, so that there is one way to be a control

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use meshd::config::PostQuantum;
 use meshd::control::output::{Event, Output, PeerChange, Persist};
 use meshd::control::path::Path;
 use meshd::control::snapshot::Snapshot;
@@ -72,6 +73,10 @@ pub struct Host {
 pub struct NodeKeysSeed(u64);
 
 impl NodeKeysSeed {
+    pub fn new(seed: u64) -> NodeKeysSeed {
+        NodeKeysSeed(seed)
+    }
+
     pub fn keys(self) -> NodeKeys {
         NodeKeys::generate(&mut ChaCha12Rng::seed_from_u64(self.0))
     }
@@ -251,7 +256,9 @@ impl Mesh {
         let endpoints: Vec<SocketAddr> = (0..host.addresses).map(|number| Net::other_endpoint(index, number)).collect();
         let addresses = endpoints.iter().map(SocketAddr::ip).collect();
         let probe_interval = Duration::from_secs(1);
-        let settings = Settings { probe_interval, endpoints, addresses, mtu: 1_420, bootstrap };
+        let (post_quantum, key_renewal) = (PostQuantum::Off, PostQuantum::RENEWAL);
+        let settings =
+            Settings { probe_interval, endpoints, addresses, mtu: 1_420, bootstrap, post_quantum, key_renewal };
         let snapshot = host.disk.as_deref().and_then(|bytes| Snapshot::from_bytes(bytes).ok());
         let mut seed = [0u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
@@ -493,6 +500,11 @@ impl Mesh {
             }
             // Told of by an event as well.
             PeerChange::Mtu { .. } | PeerChange::Doubt { .. } => {}
+            // Modelled tunnels have no keys: `hybrid` has real ones.
+            PeerChange::Key { .. }
+            | PeerChange::WithdrawKey { .. }
+            | PeerChange::ForgetKeys { .. }
+            | PeerChange::Hybrid { .. } => {}
             PeerChange::Remove { node } => {
                 tunnels.remove(&node);
             }

@@ -10,7 +10,9 @@ use toml::de::DeValue;
 
 use super::Value;
 use crate::config::history::parse_size;
-use crate::config::{Api, DEFAULT_PORT, DataplaneSettings, Landlock, Latency, Level, PerLink, duration, nearest};
+use crate::config::{
+    Api, DEFAULT_PORT, DataplaneSettings, Landlock, Latency, Level, PerLink, PostQuantum, duration, nearest,
+};
 use crate::identity::{NodeName, TrustAnchor};
 
 pub(super) fn found(value: &Value<'_>) -> String {
@@ -149,6 +151,14 @@ pub(super) fn path(value: &Value<'_>) -> Result<String, String> {
         path if path.contains('\0') => Err("the path has a zero byte".to_owned()),
         path => Ok(path.to_owned()),
     }
+}
+
+pub(super) fn post_quantum(value: &Value<'_>) -> Result<PostQuantum, String> {
+    one_of(value, PostQuantum::ALL, PostQuantum::name)
+}
+
+pub(super) fn renewal(value: &Value<'_>) -> Result<Duration, String> {
+    within(value, PostQuantum::RENEWALS)
 }
 
 pub(super) fn per_link(value: &Value<'_>) -> Result<PerLink, String> {

@@ -52,6 +52,13 @@ impl<'a> Links<'a> {
             "Sessions made with the peer",
             self.each(|link| Some(link.handshakes)),
         )?;
+        let hybrid = self.each(|link| link.pq.map(|pq| f64::from(u8::from(pq == "hybrid"))));
+        let help = "Whether the session in use came of a key of ML-KEM-768 and X25519";
+        families.gauge("link_pq_hybrid", None, help, hybrid)?;
+        let states = self.shown.iter().filter_map(|link| link.pq.map(|pq| with(self.of(link), ("state", pq))));
+        families.info("link_pq", "How the session in use stands to quantum computers", states)?;
+        let keys = self.each(|link| Some(link.pq_keys));
+        families.counter("link_pq_keys", None, "Keys of ML-KEM-768 and X25519 that came into use", keys)?;
         let paths = self.shown.iter().filter_map(|link| {
             let (kind, via) = link.path.as_ref()?;
             let mut labels = self.of(link);

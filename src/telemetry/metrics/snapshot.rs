@@ -146,6 +146,10 @@ pub struct LinkSnapshot {
     pub last_handshake: Option<UnixTime>,
     /// Sessions made.
     pub handshakes: u64,
+    /// How it stands to quantum computers, by the session in use.
+    pub pq: Option<&'static str>,
+    /// Hybrid keys under which it was heard.
+    pub pq_keys: u64,
     /// Inner packets from the peer.
     pub received: Traffic,
     /// Inner packets to the peer.

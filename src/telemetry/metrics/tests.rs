@@ -30,6 +30,8 @@ fn link(peer: &str, state: LinkState) -> LinkSnapshot {
         since: UnixTime::from_secs(1_795_000_000),
         last_handshake: (state == LinkState::Up).then(|| UnixTime::from_secs(1_795_000_060)),
         handshakes: 3,
+        pq: Some("hybrid"),
+        pq_keys: 2,
         received: Traffic { packets: 10, bytes: 1_000 },
         sent: Traffic { packets: 20, bytes: 2_000 },
     }

@@ -4,6 +4,7 @@ mod arbitrary;
 mod crossing;
 mod data;
 mod doors;
+mod hybrid;
 mod interop;
 
 use std::net::SocketAddr;
