@@ -12,6 +12,7 @@ mod faults;
 mod firewall;
 mod forwards;
 mod gateways;
+mod guide;
 mod harness;
 mod hold;
 mod hybrid;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
             service::CASES,
             doctor::CASES,
             restart::CASES,
+            guide::CASES,
             forwards::CASES,
             rebuilt::CASES,
             supervised::CASES,

@@ -244,12 +244,20 @@ fn units(lab: &Lab) -> Result<()> {
         let done = analyze(&["verify", "--man=no"], &unit)?;
         assert!(done.status.success() && done.stderr.is_empty(), "{name}: {done:?}");
     }
-    for name in ["meshd.service", "meshd@.service"] {
+    for name in ["meshd.service", "meshd@.service"]
+        .into_iter()
+        .chain(others.into_iter().filter(|name| name.ends_with(".service")))
+    {
         let threshold = format!("--threshold={EXPOSURE}");
         let done = analyze(&["security", "--offline=true", "--no-pager", &threshold], &units.join(name))?;
         let told = done.stdout.lines().find(|line| line.contains("Overall exposure")).unwrap_or_default();
         println!("{name}: {}", told.trim());
         assert!(done.status.success() && !told.is_empty(), "{name}: {}{}", done.stdout, done.stderr);
+    }
+    // Not in every systemd's set of what services may call.
+    let text = fs::read_to_string(packaged.join("meshd.service")).context("the unit")?;
+    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
+        assert!(text.lines().any(|line| line.starts_with("SystemCallFilter=") && line.contains(call)), "{call}");
     }
     check_twins(&packaged)?;
     Ok(())

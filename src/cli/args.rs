@@ -120,7 +120,7 @@ pub enum Command {
     /// Has the running daemon take its changed configuration over, or nothing of it.
     #[command(after_help = "Examples:\n  meshctl reload\n  meshctl check && meshctl reload\n\n\
                             Does what meshctl plan says and tells it; ends with 1 where it is refused, with the reason, and everything goes\n\
-                            on as it was. HUP (systemctl reload meshd) does the same, with the log as its answer.")]
+                            on as it was. `systemctl reload meshd` runs this; HUP does the same, with the log as its answer.")]
     Reload,
     /// Restarts the daemon in its process, device and port left open: after an upgrade, or a change that needs it.
     Restart(super::restart::RestartArgs),
