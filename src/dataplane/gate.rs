@@ -23,7 +23,7 @@ const FRAGMENTS: usize = 256;
 const FRAGMENT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one thread remembers of what it judged.
-pub(super) struct Gate {
+pub struct Gate {
     verdicts: Box<[Option<(Flow, u64, Instant)>]>,
     /// Packets whose first fragment passed.
     fragments: Box<[Option<(Fragment, u64, Instant)>]>,
@@ -51,16 +51,19 @@ enum Content {
     Never,
 }
 
-impl Gate {
-    pub(super) fn new() -> Self {
+impl Default for Gate {
+    /// One that remembers nothing yet.
+    fn default() -> Self {
         Gate { verdicts: vec![None; VERDICTS].into(), fragments: vec![None; FRAGMENTS].into() }
     }
+}
 
+impl Gate {
     /// Judges a packet that came from a peer for this host, or for a stock peer of it.
     ///
     /// # Errors
     /// [`DropReason::Policy`].
-    pub(super) fn judge(
+    pub fn judge(
         &mut self,
         policy: &Policy,
         from: NodeId,
@@ -115,7 +118,7 @@ impl Gate {
 }
 
 /// Notes a packet on its way into the mesh, so that what answers it may come in.
-pub(super) fn note(policy: &Policy, local: &Local, packet: &[u8], inner: &InnerPacket, now: Instant) {
+pub fn note(policy: &Policy, local: &Local, packet: &[u8], inner: &InnerPacket, now: Instant) {
     if let Content::Of(flow, flags) = content(packet, inner) {
         let trace = policy.ledger().trace();
         if trace.is_on() {
@@ -347,7 +350,7 @@ mod tests {
     #[test]
     fn both_families_obey_rules_and_answers_come_back() {
         for (here, there) in [("10.1.0.1", "10.1.0.2"), ("fd00::1", "fd00::2")] {
-            let (mut gate, policy) = (Gate::new(), policy("tcp/3306"));
+            let (mut gate, policy) = (Gate::default(), policy("tcp/3306"));
             assert!(passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 3_306, Flags::SYN))));
             assert!(passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 3_306, Flags::ACK))));
             assert!(!passes(&mut gate, &policy, &packet(there, here, TCP, &tcp(9, 22, Flags::SYN))));
@@ -363,7 +366,7 @@ mod tests {
 
     #[test]
     fn whoever_watches_is_told_what_was_judged() {
-        let (mut gate, policy) = (Gate::new(), policy("tcp/3306"));
+        let (mut gate, policy) = (Gate::default(), policy("tcp/3306"));
         let (here, there) = ("10.1.0.1", "10.1.0.2");
         let trace = Arc::clone(policy.ledger().trace());
         let watch = |service: &str| {
@@ -408,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_verdict_ends_with_its_policy() {
-        let (mut gate, before) = (Gate::new(), policy("tcp/3306"));
+        let (mut gate, before) = (Gate::default(), policy("tcp/3306"));
         let segment = packet("10.1.0.2", "10.1.0.1", TCP, &tcp(9, 3_306, Flags::ACK));
         assert!(passes(&mut gate, &before, &segment));
         let after = Policy::compile(2, &[], &[], Arc::clone(before.ledger()));
@@ -420,14 +423,14 @@ mod tests {
         for (here, there, protocol, [ask, answer]) in
             [("10.1.0.1", "10.1.0.2", ICMP, [8, 0]), ("fd00::1", "fd00::2", ICMPV6, [128, 129])]
         {
-            let (mut gate, closed, open) = (Gate::new(), policy("tcp/1"), policy("icmp"));
+            let (mut gate, closed, open) = (Gate::default(), policy("tcp/1"), policy("icmp"));
             let echo = |kind: u8| [kind, 0, 0, 0, 7, 7, 0, 1];
             assert!(!passes(&mut gate, &closed, &packet(there, here, protocol, &echo(ask))));
             assert!(!passes(&mut gate, &closed, &packet(there, here, protocol, &echo(answer))));
             leaves(&closed, &packet(here, there, protocol, &echo(ask)));
             assert!(passes(&mut gate, &closed, &packet(there, here, protocol, &echo(answer))));
             assert!(!passes(&mut gate, &closed, &packet(there, here, protocol, &echo(ask))));
-            let mut gate = Gate::new();
+            let mut gate = Gate::default();
             assert!(passes(&mut gate, &open, &packet(there, here, protocol, &echo(ask))));
             assert!(!passes(&mut gate, &open, &packet(there, here, protocol, &echo(answer))));
             let redirect = if protocol == ICMP { 5 } else { 137 };
@@ -440,7 +443,7 @@ mod tests {
         for (here, there, other, protocol, kind) in
             [("10.1.0.1", "10.1.0.2", "10.1.0.3", ICMP, 3), ("fd00::1", "fd00::2", "fd00::3", ICMPV6, 2)]
         {
-            let (mut gate, policy) = (Gate::new(), policy("tcp/3306"));
+            let (mut gate, policy) = (Gate::default(), policy("tcp/3306"));
             let about = |sent: &[u8]| packet(there, here, protocol, &[&[kind, 0, 0, 0, 0, 0, 5, 0][..], sent].concat());
             let begun = packet(here, there, TCP, &tcp(40_000, 22, Flags::SYN));
             assert!(!passes(&mut gate, &policy, &about(&begun)));
@@ -472,7 +475,7 @@ mod tests {
     #[test]
     fn fragments_pass_behind_their_first_one_only() {
         for v6 in [false, true] {
-            let (mut gate, policy) = (Gate::new(), policy("udp/53"));
+            let (mut gate, policy) = (Gate::default(), policy("udp/53"));
             let first = |id: u8, port: u16| piece(v6, id, 0, UDP, &udp(port, &[0; 8]));
             assert!(!passes(&mut gate, &policy, &piece(v6, 1, 2, UDP, &[0; 16])));
             assert!(passes(&mut gate, &policy, &first(1, 53)));
@@ -487,7 +490,7 @@ mod tests {
     #[test]
     fn headers_of_tcp_are_whole_and_stay_as_they_were_judged() {
         for v6 in [false, true] {
-            let (mut gate, policy) = (Gate::new(), policy("any"));
+            let (mut gate, policy) = (Gate::default(), policy("any"));
             let whole = tcp(9, 22, Flags::SYN);
             assert!(!passes(&mut gate, &policy, &piece(v6, 1, 0, TCP, &whole[..16])));
             assert!(passes(&mut gate, &policy, &piece(v6, 1, 0, TCP, &[&whole[..], &[0; 4]].concat())));
@@ -508,7 +511,7 @@ mod tests {
                 bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
             }
             if let Ok(inner) = InnerPacket::parse(&bytes) {
-                let (mut gate, policy) = (Gate::new(), policy("tcp/1-9"));
+                let (mut gate, policy) = (Gate::default(), policy("tcp/1-9"));
                 let _ = gate.judge(&policy, PEER, &bytes, &inner, NOW);
                 leaves(&policy, &bytes);
             }

@@ -119,7 +119,7 @@ impl Inbound {
             passing: Passing::new(transmitter.clone(), queues.clone(), BUFFER, clock::now()),
             relay: Relay::default(),
             transmitter,
-            gate: Gate::new(),
+            gate: Gate::default(),
             flows,
             recent: Recent::default(),
             received: ReceiveBatch::new(BUFFERS, BUFFER),

@@ -23,7 +23,7 @@ mod counters;
 mod ecn;
 pub mod flows;
 mod forwarding;
-mod gate;
+pub mod gate;
 pub mod icmp;
 mod inbound;
 pub mod inner;
