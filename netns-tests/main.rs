@@ -16,6 +16,7 @@ mod guide;
 mod harness;
 mod hold;
 mod hybrid;
+mod host_faults;
 mod lab;
 mod ledger;
 mod links;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
             doctor::CASES,
             restart::CASES,
             guide::CASES,
+            host_faults::CASES,
             forwards::CASES,
             rebuilt::CASES,
             supervised::CASES,

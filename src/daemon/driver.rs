@@ -54,8 +54,9 @@ use crate::wire::{DropReason, overlay};
 const MEMBERSHIP_DELAY: Duration = Duration::from_secs(1);
 /// How often the marks of handshakes are written: a replayed handshake older than this is refused also after a crash.
 const MARKS_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a broken host is left alone before it is repaired again; others may be at work on it.
-pub(super) const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// How long a broken host is left alone before it is repaired again; others may be at work on it. With the repair it is less than
+/// the second after which connections would notice.
+pub(super) const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 /// Longest sleep: after a suspend, deadlines are looked at within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 

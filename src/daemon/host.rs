@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::driver::{Driver, REPAIR_PAUSE};
+use super::driver::Driver;
 use crate::platform::clock;
 use crate::platform::host_state::{Device, HostState};
+
+/// How long what the kernel refused is left alone before it is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// What the host should have of ours: the device with our addresses, a route for everything the mesh carries, and a
@@ -79,7 +83,7 @@ impl Driver {
             }
         }
         if !failures.is_empty() {
-            self.host_due = Some(clock::now() + REPAIR_PAUSE * 10);
+            self.host_due = Some(clock::now() + REFUSED_PAUSE);
         }
         self.host_failures = failures;
     }
