@@ -8,6 +8,7 @@ use meshd::api::GatewayList;
 use crate::harness::Case;
 use crate::lab::error::Context;
 use crate::lab::look::{Look, wait};
+use crate::lab::package::NFTABLES;
 use crate::lab::{Flow, Host, Lab, Result};
 use crate::scene::{LONG, Scene};
 
@@ -15,6 +16,7 @@ use crate::scene::{LONG, Scene};
 pub const CASES: &[Case] = &[
     Case { name: "gateways::a_connection_outlives_its_gateway", needs: &[], run: outlives_its_gateway },
     Case { name: "gateways::a_drained_one_says_what_still_passes", needs: &[], run: drained },
+    Case { name: "gateways::a_masquerading_one_needs_no_way_back", needs: &[&NFTABLES], run: masqueraded },
 ];
 
 /// The network behind the pair, its gateways there, and the host that knows nothing of the mesh.
@@ -70,6 +72,55 @@ impl Pair {
         let app = &self.scene.hosts[0];
         Flow::open(app, self.scene.mesh.overlay(app).0.into(), &self.behind, BEHIND.into())
     }
+}
+
+/// ```text
+///     app ── gw ── printer, which knows of no mesh and has no way to it
+/// ```
+fn masqueraded(lab: &Lab) -> Result<()> {
+    let scene = Scene::founded(lab, &["app", "gw"])?;
+    let (mesh, app, gw) = (&scene.mesh, &scene.hosts[0], &scene.hosts[1]);
+    let (printer, lan, tree) = (lab.host("printer")?, lab.plain("lan")?, NFTABLES.fetch()?);
+    lan.attach_as(&printer, "lan0")?;
+    printer.add_address("lan0", BEHIND.into(), 16)?;
+    lan.attach_as(gw, "lan0")?;
+    gw.add_address("lan0", INSIDE[0].into(), 16)?;
+    gw.sysctl("net/ipv4/ip_forward", "1")?;
+    mesh.start(&[app])?;
+    mesh.admit_offline_with(gw, scene.underlay[1], &["--route", NETWORK])?;
+    mesh.change_config(gw, |config| config.gateway.masquerade = true)?;
+    // Nobody on that network answers the mesh's addresses: without what it needs, the daemon does not start.
+    let alone = mesh.meshd(gw).env("PATH", "/nonexistent").output()?;
+    assert!(
+        !alone.status.success() && alone.stderr.contains("gateway.masquerade needs the program `nft`"),
+        "{alone:?}"
+    );
+    mesh.start_with(&[gw], &tree)?;
+    mesh.wait_until_all_up(&scene.all(), LONG)?;
+    let open = || Flow::open(app, mesh.overlay(app).0.into(), &printer, BEHIND.into());
+    let mut flow = open()?;
+    flow.exchange(b"a page")?;
+    let nft = |words: &[&str]| gw.command_from(&tree, "nft")?.args(words).check();
+    assert!(nft(&["list", "table", "inet", "meshd_mesh0"])?.contains("masquerade"));
+    // Somebody flushes it: what is under way goes on, and what is new is masqueraded again.
+    nft(&["flush", "ruleset"])?;
+    flow.exchange(b"another page")?;
+    wait("the table again", LONG, || {
+        let tables = nft(&["list", "ruleset"])?;
+        Ok(if tables.contains("masquerade") { Look::Found(()) } else { Look::NotYet(tables) })
+    })?;
+    open()?.exchange(b"a new one")?;
+    // A reload takes it away, and gives it back.
+    for (wanted, word) in [(false, "no rule"), (true, "the rule")] {
+        mesh.change_config(gw, |config| config.gateway.masquerade = wanted)?;
+        mesh.ctl(gw).with(&tree).arg("reload").check()?;
+        wait(word, LONG, || {
+            let tables = nft(&["list", "ruleset"])?;
+            let found = tables.contains("masquerade") == wanted && tables.contains("meshd_mesh0");
+            Ok(if found { Look::Found(()) } else { Look::NotYet(tables) })
+        })?;
+    }
+    open()?.exchange(b"and one more")
 }
 
 /// Exchanges bytes without a pause until `until` says yes; returns how many there were, and the longest.

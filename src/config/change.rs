@@ -118,6 +118,8 @@ settings! {
     InterfaceName(String) "interface.name" NeedsRestart interface.name;
     /// The interface's MTU in bytes.
     InterfaceMtu(u16) "interface.mtu" NeedsRestart interface.mtu;
+    /// Whether hosts behind this node see its own address.
+    GatewayMasquerade(bool) "gateway.masquerade" Live gateway.masquerade;
     /// Whether the data threads look again before they sleep.
     DataplaneLatency(Latency) "dataplane.latency" NeedsRestart dataplane.latency;
     /// How many threads move packets.

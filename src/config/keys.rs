@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 23] = [
+pub const SECTIONS: [(&str, &str); 24] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -54,6 +54,7 @@ pub const SECTIONS: [(&str, &str); 23] = [
     ),
     ("alias", "Other names of members, on this node only; those of its forwards are there without an entry."),
     ("interface", "The network interface of the mesh on this host."),
+    ("gateway", "What this node does for the networks that its certificate carries."),
     ("dataplane", "How packets are moved."),
     ("tunnel", "The tunnels to the other members."),
     ("files", "Where things lie. Relative paths start at this file's directory."),
@@ -84,7 +85,7 @@ pub const SECTIONS: [(&str, &str); 23] = [
 pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 72] = [
+pub const KEYS: [Key; 73] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -228,6 +229,13 @@ pub const KEYS: [Key; 72] = [
     ),
     key("interface", "name", "1 to 15 bytes without `/` and blanks", "\"mesh0\"", "The interface's name."),
     key("interface", "mtu", "bytes, 1280 to 9000", "1420", "The largest packet inside the mesh, in bytes."),
+    key(
+        "gateway",
+        "masquerade",
+        "true or false",
+        "false",
+        "Whether hosts there see this host's own address instead of the mesh's: for networks without a way back. Needs nft.",
+    ),
     key(
         "dataplane",
         "latency",

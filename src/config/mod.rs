@@ -13,6 +13,7 @@ pub mod change;
 pub mod duration;
 mod entries;
 pub mod forward;
+mod gateway;
 mod history;
 pub mod keys;
 mod layers;
@@ -43,6 +44,7 @@ pub use api::Api;
 pub use change::{Change, Effect, Setting, diff};
 pub use entries::{Entry, EntryChange};
 pub use forward::{Forward, ForwardSource, Target, TargetHost};
+pub use gateway::Gateway;
 pub use history::HistorySettings;
 pub use layers::Layer;
 pub use lockdown::{Lockdown, Opening};
@@ -94,6 +96,8 @@ pub struct Config {
     pub aliases: Vec<Alias>,
     /// The TUN interface.
     pub interface: Interface,
+    /// What is done for the networks that the certificate carries.
+    pub gateway: Gateway,
     /// How packets are moved.
     pub dataplane: DataplaneSettings,
     /// How the tunnels to the other members are made.
@@ -393,6 +397,7 @@ impl Config {
             names: Names::default(),
             aliases: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },
+            gateway: Gateway::default(),
             dataplane: DataplaneSettings { latency: Latency::Normal, shards: 1 },
             tunnel: TunnelSettings::default(),
             files: Files::beside(path),

@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Api, Bootstrap, Config, DataplaneSettings, Files, HistorySettings, Interface, Latency, Level, Log, Mesh, Metrics,
 };
-use super::{Probe, Problems, Security, TunnelSettings, Underlay, Web, Wireguard};
+use super::{Gateway, Probe, Problems, Security, TunnelSettings, Underlay, Web, Wireguard};
 use crate::identity::{NodeName, TrustAnchor};
 
 use super::layers::{Layer, lay_over, shifted};
@@ -127,6 +127,8 @@ impl Reader {
         let names = self.names(document, mesh.as_ref());
         let aliases = self.aliases(document, node.as_ref(), &forwards);
         let interface = self.interface(document);
+        let gateway = self.section(document, "gateway");
+        let masquerade = self.optional(&gateway, "masquerade", flag).unwrap_or(false);
         let dataplane = self.section(document, "dataplane");
         let latency = self.optional(&dataplane, "latency", latency).unwrap_or(Latency::Normal);
         let shards = self.optional(&dataplane, "shards", shards).unwrap_or(1);
@@ -157,6 +159,7 @@ impl Reader {
             names,
             aliases,
             interface,
+            gateway: Gateway { masquerade },
             dataplane: DataplaneSettings { latency, shards },
             tunnel,
             files,

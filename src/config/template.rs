@@ -57,6 +57,10 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.key("interface", "name", &quoted(&interface.name), interface.name == plain.interface.name);
     writer.key("interface", "mtu", &interface.mtu.to_string(), interface.mtu == plain.interface.mtu);
 
+    writer.section("gateway");
+    let masquerade = config.gateway.masquerade.to_string();
+    writer.key("gateway", "masquerade", &masquerade, config.gateway == plain.gateway);
+
     writer.section("dataplane");
     let (dataplane, plain_dataplane) = (&config.dataplane, &plain.dataplane);
     let latency = quoted(dataplane.latency.name());

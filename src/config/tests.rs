@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, dataplane, tunnel, files, probe, history, metrics, alert, receiver, web, api, security, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, gateway, dataplane, tunnel, files, probe, history, metrics, alert, receiver, web, api, security, log)
     "#);
 }
 
@@ -707,6 +707,7 @@ fn config() -> impl Strategy<Value = Config> {
                     })
                     .collect(),
                 interface: Interface { name, mtu },
+                gateway: Gateway { masquerade: !low },
                 dataplane: DataplaneSettings { latency: Latency::ALL[usize::from(low)], shards: 1 + millis as u8 % 16 },
                 tunnel: TunnelSettings {
                     pq: PostQuantum::ALL[level.min(2)],

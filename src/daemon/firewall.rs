@@ -42,7 +42,7 @@ impl Firewall {
     /// Finds what this host has for it; nothing is changed yet.
     ///
     /// # Errors
-    /// A lock-down is wanted, and this host cannot do it.
+    /// A lock-down or masquerading is wanted, and this host cannot do it.
     pub(super) fn find(
         config: &Config,
         interface: &str,
@@ -53,7 +53,10 @@ impl Firewall {
         let lockdown = PublicLockdown::load(config, interface, listen.port());
         let nft = Nft::find();
         if lockdown.is_needed(config) {
-            fit(interface).map_err(StartError::Lockdown)?;
+            fit("[lockdown]", interface).map_err(StartError::Lockdown)?;
+        }
+        if config.gateway.masquerade {
+            fit("gateway.masquerade", interface).map_err(StartError::Lockdown)?;
         }
         if nft.is_none() {
             tracing::warn!(
@@ -64,7 +67,7 @@ impl Firewall {
         }
         let mut failure = None;
         let addresses = match policy::is_nameable(interface) {
-            true => Some(addresses(interface, certificate, listen)),
+            true => Some(addresses(config, interface, certificate, listen)),
             false => {
                 failure =
                     Some(format!("nftables cannot name the interface `{interface}`; choose another interface.name"));
@@ -176,7 +179,7 @@ impl Kept {
     }
 }
 
-fn addresses(interface: &str, certificate: &Certificate, listen: SocketAddr) -> Kept {
+fn addresses(config: &Config, interface: &str, certificate: &Certificate, listen: SocketAddr) -> Kept {
     let addresses = Addresses {
         interface: interface.to_owned(),
         address_v4: certificate.address_v4,
@@ -184,19 +187,18 @@ fn addresses(interface: &str, certificate: &Certificate, listen: SocketAddr) -> 
         overlay_v4: certificate.overlay_v4,
         overlay_v6: certificate.overlay_v6,
         listen,
+        masquerade: config.gateway.masquerade,
     };
     Kept::new(addresses.table(), addresses.script())
 }
 
-/// Whether this host can have a lock-down at all; else why not.
-pub(super) fn fit(interface: &str) -> Result<(), String> {
+/// Whether this host can have rules that `what` of the configuration asks for; else why not.
+pub(super) fn fit(what: &str, interface: &str) -> Result<(), String> {
     if Nft::find().is_none() {
-        return Err(format!("[lockdown] needs the program `nft`: apt-get install {}", Nft::PACKAGE));
+        return Err(format!("{what} needs the program `nft`: apt-get install {}", Nft::PACKAGE));
     }
     if !policy::is_nameable(interface) {
-        return Err(format!(
-            "[lockdown]: nftables cannot name the interface `{interface}`; choose another interface.name"
-        ));
+        return Err(format!("{what}: nftables cannot name the interface `{interface}`; choose another interface.name"));
     }
     Ok(())
 }
@@ -215,6 +217,16 @@ impl Driver {
     /// Brings our tables of the packet filter to what they should be.
     pub(super) async fn keep_firewall(&mut self) {
         self.firewall.keep(&self.config, &self.interface, clock::now()).await;
+    }
+
+    /// Makes the table of addresses anew where a reload changed it.
+    pub(super) fn take_gateway(&mut self) {
+        let certificate = self.engine.certificate().certificate();
+        let wanted = addresses(&self.config, &self.interface, certificate, self.bound);
+        if self.firewall.addresses.as_ref().is_some_and(|kept| kept.script != wanted.script) {
+            self.firewall.addresses = Some(wanted);
+            self.firewall.due = self.firewall.nft.as_ref().map(|_| clock::now());
+        }
     }
 
     /// Ends what must not outlive this program.

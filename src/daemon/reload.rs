@@ -129,7 +129,10 @@ impl Driver {
         super::pages::check(&config, certificate).map_err(Reason::unfit)?;
         super::names::check(&config, certificate).map_err(Reason::unfit)?;
         if config.lockdown.is_some() {
-            super::firewall::fit(&self.interface).map_err(Reason::unfit)?;
+            super::firewall::fit("[lockdown]", &self.interface).map_err(Reason::unfit)?;
+        }
+        if config.gateway.masquerade {
+            super::firewall::fit("gateway.masquerade", &self.interface).map_err(Reason::unfit)?;
         }
         Ok(Ready { config, stocks, changes })
     }
@@ -174,6 +177,7 @@ impl Driver {
         self.take_config(new);
         self.publish_names();
         self.take_lockdown();
+        self.take_gateway();
         Ok(plan)
     }
 }

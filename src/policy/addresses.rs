@@ -1,4 +1,4 @@
-//! Address honesty: the mesh's addresses are the mesh interface's alone, as a table of nftables.
+//! Address honesty: the mesh's addresses are the mesh interface's alone, as a table of nftables. A gateway's NAT is in it, too.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,6 +22,8 @@ pub struct Addresses {
     pub overlay_v6: Ipv6Net,
     /// Where the daemon's own packets come from.
     pub listen: SocketAddr,
+    /// Whether what comes from the mesh and goes on gets this host's own address.
+    pub masquerade: bool,
 }
 
 impl Addresses {
@@ -38,8 +40,11 @@ impl Addresses {
     /// that nothing of such a packet is remembered, and before forwarding, so that none is passed on.
     ///
     /// And the daemon's own packets never leave by the mesh's interface, where they would be packed again for ever.
+    ///
+    /// Masquerading is for what the kernel forwards; what may be forwarded is the certificate's, and has been judged before.
+    /// Older kernels than 5.7 do not know there where a packet came in, and change nothing.
     pub fn script(&self) -> String {
-        let Addresses { interface, address_v4, address_v6, overlay_v4, overlay_v6, listen } = self;
+        let Addresses { interface, address_v4, address_v6, overlay_v4, overlay_v6, listen, masquerade } = self;
         let port = listen.port();
         // Another program may have the same port at another address.
         let (v4, v6) = match listen {
@@ -71,6 +76,12 @@ impl Addresses {
             "        oifname \"{interface}\" {source}udp sport {port} counter drop comment \"the daemon's own packets\""
         ));
         line("    }");
+        if *masquerade {
+            line("    chain passing {");
+            line("        type nat hook postrouting priority srcnat; policy accept;");
+            line(&format!("        iifname \"{interface}\" oifname != \"{interface}\" counter masquerade"));
+            line("    }");
+        }
         replacing(&self.table(), &body)
     }
 }
@@ -87,6 +98,7 @@ mod tests {
             overlay_v4: "10.77.0.0/16".parse().unwrap(),
             overlay_v6: "fd12:3456:789a::/48".parse().unwrap(),
             listen: "[::]:7655".parse().unwrap(),
+            masquerade: false,
         }
     }
 
@@ -111,6 +123,23 @@ mod tests {
             }
         }
         "#);
+    }
+
+    #[test]
+    fn a_gateway_gives_its_own_address_to_what_it_forwards_from_the_mesh() {
+        let script = Addresses { masquerade: true, ..addresses() }.script();
+        let own = addresses().script();
+        let chain = script.strip_prefix(own.trim_end().trim_end_matches('}')).expect("more than the rest, behind it");
+        assert_eq!(
+            chain.lines().map(str::trim).collect::<Vec<_>>(),
+            [
+                "chain passing {",
+                "type nat hook postrouting priority srcnat; policy accept;",
+                "iifname \"mesh0\" oifname != \"mesh0\" counter masquerade",
+                "}",
+                "}"
+            ]
+        );
     }
 
     #[test]
