@@ -184,7 +184,7 @@ pub(super) fn scan(
         let block = Block::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
         for (place, bucket) in block.iter() {
             let at = tier.start_of(key as u32, place);
-            if since <= at && at < until && !visit(at, &bucket?) {
+            if since <= at && at < until && !visit(at, bucket) {
                 return Ok(false);
             }
         }

@@ -9,7 +9,7 @@ pub(super) const APPLICATION: i64 = 0x6d65_7368;
 /// the tables is one more step here, never a change of an old one.
 ///
 /// The key of a block is the link's number times 2^32 plus the block's, so that a link's past lies together.
-pub(super) const STEPS: [&str; 1] = ["
+pub(super) const STEPS: [&str; 2] = ["
     CREATE TABLE link (id INTEGER PRIMARY KEY, node BLOB NOT NULL UNIQUE, name TEXT NOT NULL, seen INTEGER NOT NULL) STRICT;
     CREATE TABLE recent (
         minute INTEGER NOT NULL, link INTEGER NOT NULL, bucket BLOB NOT NULL, PRIMARY KEY (minute, link)
@@ -22,6 +22,8 @@ pub(super) const STEPS: [&str; 1] = ["
     ) STRICT;
     CREATE INDEX event_at ON event (at);
     CREATE TABLE pruned (at INTEGER NOT NULL) STRICT;
+", "
+    -- Blocks may be packed from here on: an older program must not take them for damaged.
 "];
 
 /// What a file turned out to be.
@@ -75,7 +77,7 @@ mod tests {
         assert_eq!(origin(&connection, &STEPS).unwrap(), Origin::Empty);
         migrate(&mut connection, &STEPS).unwrap();
         connection.execute("INSERT INTO link VALUES (1, x'00', 'web1', 5)", []).unwrap();
-        let tomorrow = [STEPS[0], "ALTER TABLE link ADD COLUMN site TEXT NOT NULL DEFAULT 'gra'"];
+        let tomorrow = [STEPS[0], STEPS[1], "ALTER TABLE link ADD COLUMN site TEXT NOT NULL DEFAULT 'gra'"];
         migrate(&mut connection, &tomorrow).unwrap();
         let row = connection.query_row("SELECT name || site FROM link", [], |row| row.get::<_, String>(0)).unwrap();
         assert_eq!(row, "web1gra");
@@ -84,10 +86,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_with_packed_blocks_is_not_opened_by_a_program_that_cannot_read_them() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, &STEPS[..1]).unwrap();
+        assert_eq!(origin(&connection, &STEPS).unwrap(), Origin::Ours);
+        migrate(&mut connection, &STEPS).unwrap();
+        assert_eq!(origin(&connection, &STEPS[..1]).unwrap(), Origin::Newer);
+    }
+
+    #[test]
     fn a_step_that_fails_leaves_the_file_as_it_was() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, &STEPS).unwrap();
-        assert!(migrate(&mut connection, &[STEPS[0], "CREATE TABLE half (x)", "nonsense"]).is_err());
+        assert!(migrate(&mut connection, &[STEPS[0], STEPS[1], "CREATE TABLE half (x)", "nonsense"]).is_err());
         assert_eq!(origin(&connection, &STEPS).unwrap(), Origin::Ours);
         assert!(connection.query_row("SELECT count(*) FROM half", [], |_| Ok(())).is_err());
     }

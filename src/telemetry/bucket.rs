@@ -44,13 +44,13 @@ macro_rules! counters {
         }
 
         impl Bucket {
-            const COUNTERS: usize = [$(stringify!($name)),*].len();
+            pub(super) const COUNTERS: usize = [$(stringify!($name)),*].len();
 
-            fn counters(&self) -> [u64; Self::COUNTERS] {
+            pub(super) fn counters(&self) -> [u64; Self::COUNTERS] {
                 [$(self.$name),*]
             }
 
-            fn counters_mut(&mut self) -> [&mut u64; Self::COUNTERS] {
+            pub(super) fn counters_mut(&mut self) -> [&mut u64; Self::COUNTERS] {
                 [$(&mut self.$name),*]
             }
         }
@@ -74,15 +74,15 @@ counters! {
     reordered,
     /// Probes answered with stamps that cannot be right, which say nothing but that they were not lost.
     discarded,
-    /// Sum of this host's own part of the host delays, in nanoseconds.
+    /// Sum of this host's own part of the host delays, in nanoseconds, each rounded to a microsecond.
     own_delay_nanos,
     /// How many differences of successive answers are in the three sums that follow.
     jitter_count,
-    /// Sum of the differences of successive round trips, in nanoseconds.
+    /// Sum of the differences of successive round trips, in nanoseconds, each rounded to a microsecond.
     jitter_nanos,
-    /// Sum of the differences of successive transits to the peer, in nanoseconds.
+    /// Sum of the differences of successive transits to the peer, likewise.
     jitter_forward_nanos,
-    /// Sum of the differences of successive transits from the peer, in nanoseconds.
+    /// Sum of the differences of successive transits from the peer, likewise.
     jitter_reverse_nanos,
     /// Data packets sent whose fate is known.
     data_sent,
@@ -118,6 +118,12 @@ counters! {
     outage_lost,
     /// Milliseconds of outages: those in [`Standing::Down`], and the suspicion before.
     outage_millis,
+}
+
+/// Rounds nanoseconds to a whole microsecond. No stamp is exacter, and digits that mean nothing would be kept for years: they
+/// are the part of a sum that no packing makes smaller.
+fn to_micros(nanos: u64) -> u64 {
+    (nanos.saturating_add(500) / 1_000).saturating_mul(1_000)
 }
 
 /// The layout of [`Bucket::encode`]; another one gets another number, and the readers of both.
@@ -157,10 +163,19 @@ impl Bucket {
     pub fn answer(&mut self, path: Duration, tunnel: Duration, own: Duration, host: Duration) {
         self.answered += 1;
         let own = u64::try_from(own.as_nanos()).unwrap_or(u64::MAX);
-        self.own_delay_nanos = self.own_delay_nanos.saturating_add(own);
+        self.own_delay_nanos = self.own_delay_nanos.saturating_add(to_micros(own));
         self.path.record(path);
         self.tunnel.record(tunnel);
         self.host.record(host);
+    }
+
+    /// Counts by how much an answer differs from the one before, in nanoseconds: its round trip, its transit to the peer, its
+    /// transit from it.
+    pub fn vary(&mut self, [rtt, forward, reverse]: [u64; 3]) {
+        self.jitter_count += 1;
+        self.jitter_nanos = self.jitter_nanos.saturating_add(to_micros(rtt));
+        self.jitter_forward_nanos = self.jitter_forward_nanos.saturating_add(to_micros(forward));
+        self.jitter_reverse_nanos = self.jitter_reverse_nanos.saturating_add(to_micros(reverse));
     }
 
     /// Counts a lost probe, the `run`-th one in a row.

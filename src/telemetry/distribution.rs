@@ -16,11 +16,11 @@ use super::varint::{self, Damaged};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution<const GROWTH: u32 = 2> {
     /// Bins and their counts, in the order of the bins; no count is 0.
-    bins: Vec<(u16, u64)>,
-    count: u64,
-    min: u64,
-    max: u64,
-    sum: u64,
+    pub(super) bins: Vec<(u16, u64)>,
+    pub(super) count: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+    pub(super) sum: u64,
 }
 
 /// Nanoseconds of a tick: finer than any stamp is exact, and a round trip of 1 s fits four bytes.
@@ -30,7 +30,7 @@ const MOST_TICKS: u64 = 600 * 1_000_000_000 / TICK_NANOS;
 /// Everything up to a microsecond is one bin: less than the stamps' own error.
 const SMALLEST_TICKS: f64 = 10.0;
 /// Bins at most, by the range from a microsecond to ten minutes at 2 %; a larger number is damage.
-const BIN_LIMIT: u64 = 1_100;
+pub(super) const BIN_LIMIT: u64 = 1_100;
 
 impl<const GROWTH: u32> Distribution<GROWTH> {
     const RATIO: f64 = 1.0 + GROWTH as f64 / 100.0;

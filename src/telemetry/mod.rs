@@ -14,6 +14,8 @@ pub mod loss;
 pub mod matrix;
 pub mod metrics;
 pub mod one_way;
+pub mod packed;
+mod range_coder;
 mod raw;
 pub mod recorder;
 pub mod sketch;

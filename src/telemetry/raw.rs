@@ -125,8 +125,7 @@ impl RawRing {
                 Fate::Answered { path, own, host } => {
                     bucket.answer(path, path + host, own, host);
                     if let Some(before) = before_path.replace(path) {
-                        bucket.jitter_count += 1;
-                        bucket.jitter_nanos += path.abs_diff(before).as_nanos() as u64;
+                        bucket.vary([path.abs_diff(before).as_nanos() as u64, 0, 0]);
                     }
                 }
                 Fate::Lost(direction) => bucket.lose(direction, run),

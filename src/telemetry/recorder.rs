@@ -326,11 +326,7 @@ impl Track {
                 let nanos = i64::try_from(sample.path_rtt.as_nanos()).unwrap_or(i64::MAX);
                 let these = [nanos, sample.forward_transit, sample.reverse_transit];
                 if let Some(before) = self.before.replace(these) {
-                    let [rtt, forward, reverse] = [0, 1, 2].map(|i| these[i].abs_diff(before[i]));
-                    bucket.jitter_count += 1;
-                    bucket.jitter_nanos = bucket.jitter_nanos.saturating_add(rtt);
-                    bucket.jitter_forward_nanos = bucket.jitter_forward_nanos.saturating_add(forward);
-                    bucket.jitter_reverse_nanos = bucket.jitter_reverse_nanos.saturating_add(reverse);
+                    bucket.vary([0, 1, 2].map(|i| these[i].abs_diff(before[i])));
                 }
             }
         }
