@@ -41,6 +41,7 @@ mod state;
 mod stranger;
 mod supervised;
 mod tools;
+mod trust;
 mod verdicts;
 mod views;
 mod wireguard;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
             nat::CASES,
             admission::CASES,
             revocation::CASES,
+            trust::CASES,
             stranger::CASES,
             dark::CASES,
             confined::CASES,

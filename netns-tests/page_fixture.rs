@@ -6,13 +6,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshd::api::{
-    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, DrainRequest, ErrorKind, EventItem, Events,
-    EventsRequest, ForwardList, GatewayList, Health, History, HistoryPoint, HistoryRequest, InviteList, InviteRequest,
-    InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, LossRatio, Matrix,
-    MatrixNode, MatrixRow, Members, NameList, NodeInfo, PageGuard, PageServer, PathKind, PathList, PeerState, PingLine,
-    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    RowMissing, SCHEMA, Site, SiteMatrix, SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version,
-    web_pages,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, Certificates, CertificatesRequest,
+    CertificatesTaken, DrainRequest, ErrorKind, EventItem, Events, EventsRequest, ForwardList, GatewayList, Health,
+    History, HistoryPoint, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
+    LinkLedger, LockdownInfo, LockdownTrialRequest, LossRatio, Matrix, MatrixNode, MatrixRow, Members, NameList,
+    NodeInfo, PageGuard, PageServer, PathKind, PathList, PeerState, PingLine, PingRequest, Plan, PolicyCheckRequest,
+    PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, RowMissing, SCHEMA, Site, SiteMatrix,
+    SitePair, Spread, Status, SwitchRequest, Switched, Timestamp, Version, web_pages,
 };
 use meshd::api::{PolicyTraceRequest, TraceLine};
 use meshd::time::UnixTime;
@@ -376,6 +376,14 @@ impl Backend for Sheet {
     }
 
     async fn policy_check(&self, _request: PolicyCheckRequest) -> Answer<PolicyChecked> {
+        not_asked()
+    }
+
+    async fn certificates(&self) -> Answer<Certificates> {
+        not_asked()
+    }
+
+    async fn take_certificates(&self, _: CertificatesRequest) -> Answer<CertificatesTaken> {
         not_asked()
     }
 

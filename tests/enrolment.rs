@@ -129,6 +129,14 @@ impl Backend for Inviter {
         refuse()
     }
 
+    async fn certificates(&self) -> Answer<Certificates> {
+        refuse()
+    }
+
+    async fn take_certificates(&self, _: CertificatesRequest) -> Answer<CertificatesTaken> {
+        refuse()
+    }
+
     async fn gateways(&self) -> Answer<GatewayList> {
         refuse()
     }

@@ -5,11 +5,11 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, DrainRequest, Events, EventsRequest, ForwardList, GatewayList,
-    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
-    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
-    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    SiteMatrix, Status, SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Certificates, CertificatesRequest, CertificatesTaken,
+    DrainRequest, Events, EventsRequest, ForwardList, GatewayList, Health, History, HistoryRequest, InviteList,
+    InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix,
+    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
+    Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 use super::{PolicyTraceRequest, TraceLine};
 
@@ -50,6 +50,11 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: PolicyTraceRequest,
     ) -> impl Future<Output = Answer<mpsc::Receiver<TraceLine>>> + Send;
+    /// The members' certificates.
+    fn certificates(&self) -> impl Future<Output = Answer<Certificates>> + Send;
+    /// Takes certificates of members and spreads them.
+    fn take_certificates(&self, request: CertificatesRequest)
+    -> impl Future<Output = Answer<CertificatesTaken>> + Send;
     /// Who carries which shared prefix.
     fn gateways(&self) -> impl Future<Output = Answer<GatewayList>> + Send;
     /// Moves flows away from this node's gateway, or back.

@@ -14,11 +14,11 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    AlertList, AlertTestRequest, AlertTested, ApiError, DrainRequest, Events, EventsRequest, ForwardList, GatewayList,
-    Health, History, HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited,
-    LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine,
-    PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked,
-    SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, ApiError, Certificates, CertificatesRequest, CertificatesTaken,
+    DrainRequest, Events, EventsRequest, ForwardList, GatewayList, Health, History, HistoryRequest, InviteList,
+    InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix,
+    Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo,
+    Renewed, Restarting, RevokeRequest, Revoked, SCHEMA, SiteMatrix, Status, SwitchRequest, Switched, Version,
 };
 use super::{PolicyTraceRequest, TraceLine};
 
@@ -103,6 +103,16 @@ impl Client {
     /// Which connections use which link.
     pub async fn ledger(&self) -> Result<LinkLedger, ClientError> {
         self.get("/v1/ledger").await
+    }
+
+    /// The members' certificates.
+    pub async fn certificates(&self) -> Result<Certificates, ClientError> {
+        self.get("/v1/certificates").await
+    }
+
+    /// Has the daemon take certificates of members, and spread them.
+    pub async fn take_certificates(&self, request: &CertificatesRequest) -> Result<CertificatesTaken, ClientError> {
+        self.post("/v1/certificates", request).await
     }
 
     /// Who carries which shared prefix.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -413,6 +415,24 @@ pub(crate) fn lockdown(phase: LockdownPhase) -> LockdownInfo {
 }
 
 /// A forward that was switched by hand, away from a target that is down.
+pub(crate) fn certificates() -> Certificates {
+    use crate::identity::testing::{authority, certificate};
+    let of = |number: u8| {
+        let signed = certificate(number);
+        let shown = signed.certificate();
+        MemberCertificate {
+            name: shown.name.to_string(),
+            node_id: shown.node.to_string(),
+            authority: signed.root().to_string(),
+            expires: shown.not_after.into(),
+            is_self: number == 1,
+            certificate: STANDARD.encode(signed.bytes()),
+        }
+    };
+    let authorities = vec![authority().public().to_string()];
+    Certificates { schema: SCHEMA, authorities, certificates: vec![of(1), of(2)] }
+}
+
 pub(crate) fn gateways() -> GatewayList {
     let now = Timestamp(UnixTime::from_secs(1_795_359_722));
     let before = |seconds: u64| Timestamp(UnixTime::from_secs(1_795_359_722 - seconds));
@@ -742,6 +762,14 @@ impl Backend for Fake {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         Ok(policy_checked(&request))
+    }
+
+    async fn certificates(&self) -> Answer<Certificates> {
+        Ok(certificates())
+    }
+
+    async fn take_certificates(&self, request: CertificatesRequest) -> Answer<CertificatesTaken> {
+        Ok(CertificatesTaken { schema: SCHEMA, taken: request.certificates.len() as u64 })
     }
 
     async fn gateways(&self) -> Answer<GatewayList> {

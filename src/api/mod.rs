@@ -17,6 +17,7 @@
 //! | `POST /v1/policy/check` | [`PolicyCheckRequest`] → [`PolicyChecked`] | readers |
 //! | `GET /v1/lockdown` | [`LockdownInfo`] | readers |
 //! | `POST /v1/policy/trace` | [`PolicyTraceRequest`] → lines of [`TraceLine`] | writers |
+//! | `GET /v1/certificates` | [`Certificates`] | readers |
 //! | `GET /v1/gateways` | [`GatewayList`] | readers |
 //! | `GET /v1/forwards` | [`ForwardList`] | readers |
 //! | `GET /v1/names` | [`NameList`] | readers |
@@ -35,6 +36,7 @@
 //! | `GET /v1/plan` | [`Plan`] | readers |
 //! | `POST /v1/reload` | [`Plan`] | writers |
 //! | `POST /v1/restart` | [`Restarting`] | writers |
+//! | `POST /v1/certificates` | [`CertificatesRequest`] → [`CertificatesTaken`] | writers |
 //! | `POST /v1/gateways/drain` | [`DrainRequest`] → [`GatewayList`] | writers |
 //! | `POST /v1/forwards/switch` | [`SwitchRequest`] → [`Switched`] | writers |
 //! | `POST /v1/lockdown/trial` | [`LockdownTrialRequest`] → [`LockdownInfo`] | writers |
@@ -54,6 +56,7 @@
 pub mod access;
 pub mod alerts;
 pub mod backend;
+pub mod certificates;
 pub mod client;
 pub mod error;
 pub mod forwards;
@@ -83,6 +86,7 @@ pub use alerts::{
     AlertList, AlertPhase, AlertRule, AlertSeverity, AlertStatus, AlertTestRequest, AlertTested, ReceiverStatus,
 };
 pub use backend::{Answer, Backend};
+pub use certificates::{Certificates, CertificatesRequest, CertificatesTaken, MemberCertificate};
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorKind};
 pub use forwards::{

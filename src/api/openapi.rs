@@ -73,6 +73,7 @@ mod tests {
             look::<NameList>("/v1/names", "The names that the daemon answers."),
             look::<LockdownInfo>("/v1/lockdown", "How far the lock-down of the public side has come."),
             look::<PolicyInfo>("/v1/policy", "The rules of what may come in, and what they did."),
+            look::<Certificates>("/v1/certificates", "The members' certificates, and on which authority each rests."),
             look::<GatewayList>("/v1/gateways", "Which gateway carries each shared prefix, and why."),
             look::<ForwardList>("/v1/forwards", "The forwards and their connections."),
             look::<Health>("/v1/health", "Whether the daemon does its work."),
@@ -129,6 +130,11 @@ mod tests {
                 "/v1/forwards/switch",
                 "Switches a forward to another target.",
                 Input::Body(schema_of::<SwitchRequest>, switch),
+            ),
+            act::<CertificatesTaken>(
+                "/v1/certificates",
+                "Takes certificates of members, all or none, and spreads them.",
+                Input::Body(schema_of::<CertificatesRequest>, r#"{"certificates": []}"#),
             ),
             act::<GatewayList>(
                 "/v1/gateways/drain",

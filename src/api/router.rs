@@ -59,6 +59,7 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
             }),
         )
         .route("/v1/lockdown", get(async |State(b): State<Arc<B>>| json(b.lockdown().await)))
+        .route("/v1/certificates", get(async |State(b): State<Arc<B>>| json(b.certificates().await)))
         .route("/v1/gateways", get(async |State(b): State<Arc<B>>| json(b.gateways().await)))
         .route("/v1/forwards", get(async |State(b): State<Arc<B>>| json(b.forwards().await)))
         .route("/v1/names", get(async |State(b): State<Arc<B>>| json(b.names().await)))
@@ -88,6 +89,13 @@ pub(super) fn router<B: Backend>(backend: Arc<B>, policy: Policy) -> Router {
         .route("/v1/ping", post(ping::<B>))
         .route_layer(from_fn(move |request, next| admit(policy, Right::Read, request, next)));
     let writers = Router::new()
+        .route(
+            "/v1/certificates",
+            post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {
+                Ok(request) => json(b.take_certificates(request).await),
+                Err(error) => error.into_response(),
+            }),
+        )
         .route(
             "/v1/gateways/drain",
             post(async |State(b): State<Arc<B>>, body: Bytes| match decode(&body) {

@@ -63,6 +63,7 @@ async fn every_call_reaches_its_method() {
     assert_eq!(client.paths().await.unwrap(), super::fake::paths());
     assert_eq!(client.policy().await.unwrap(), super::fake::policy());
     assert_eq!(client.names().await.unwrap(), super::fake::names());
+    assert_eq!(client.certificates().await.unwrap(), super::fake::certificates());
     assert_eq!(client.gateways().await.unwrap(), super::fake::gateways());
     assert_eq!(client.drain(&super::DrainRequest { node: None, undo: true }).await.unwrap().drain, None);
     assert_eq!(client.forwards().await.unwrap(), super::fake::forwards());
@@ -220,6 +221,7 @@ async fn rights_decide_over_every_call() {
         "policy",
         "forwards",
         "gateways",
+        "certificates",
         "names",
         "health",
         "version",
@@ -237,6 +239,7 @@ async fn rights_decide_over_every_call() {
         "forwards/switch",
         "policy/trace",
         "gateways/drain",
+        "certificates",
     ]
     .map(|call| ("POST", call));
     for (method, call) in reads.into_iter().chain([("POST", "ping")]) {

@@ -112,6 +112,8 @@ pub enum Command {
     Sign(SignArgs),
     /// Takes a node out of the mesh for good.
     Revoke(RevokeArgs),
+    /// Shows who rests on which authority; makes another one, and certifies everybody by it.
+    Authority(super::trust::TrustArgs),
     /// Renews this node's certificate now.
     #[command(after_help = "Example:\n  meshctl renew")]
     Renew,

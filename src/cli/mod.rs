@@ -44,6 +44,7 @@ mod sparkline;
 mod status;
 mod table;
 mod top;
+mod trust;
 mod underlay;
 mod wait;
 mod when;
@@ -90,6 +91,7 @@ async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Request(args) => request::run(context, args),
         Command::Sign(args) => sign::run(context, args),
         Command::Revoke(args) => revoke::run(context, args).await,
+        Command::Authority(args) => trust::run(context, args).await,
         Command::Renew => members::renew(context).await,
         Command::Plan(args) => plan::run(context, args).await,
         Command::Reload => plan::reload(context).await,
@@ -215,6 +217,7 @@ mod tests {
             ("wireguard --new phone --address 10.78.0.3", Exit::Failed),
             ("status phone", Exit::Good),
             ("status --check phone", Exit::Good),
+            ("authority", Exit::Good),
             ("renew", Exit::Failed),
             ("restart", Exit::Failed),
             ("plan", Exit::Good),

@@ -109,6 +109,7 @@ fn noun(key: &str) -> &str {
         "bootstrap" => "bootstrap member",
         "allow" => "allow rule",
         "underlay.endpoints" => "endpoint",
+        "mesh.authorities" => "authority",
         "probe.critical_tags" => "critical tag",
         other => other,
     }

@@ -90,8 +90,8 @@ settings! {
     MeshId(MeshId) "mesh.id" NeedsRestart mesh.id;
     /// The overlay range.
     MeshOverlay(Ipv4Net) "mesh.overlay" NeedsRestart mesh.overlay;
-    /// The authorities: everything learned was checked against them, so it must be learned anew.
-    MeshAuthorities(Vec<VerifyingKey>) "mesh.authorities" NeedsRestart mesh.authorities;
+    /// The authorities; no link of a member that rests on one of them is touched.
+    MeshAuthorities(Vec<VerifyingKey>) "mesh.authorities" Live mesh.authorities;
     /// The listening sockets.
     Listen(Vec<SocketAddr>) "underlay.listen" NeedsRestart underlay.listen;
     /// The announced endpoints.

@@ -33,6 +33,7 @@ impl Setting {
             Setting::Aliases(new) => named(&old.aliases, new, |entry| entry.name.to_string()),
             Setting::Alerts(new) => named(&old.alerts, new, |entry| entry.name.to_string()),
             Setting::Receivers(new) => named(&old.receivers, new, |entry| entry.name.to_string()),
+            Setting::MeshAuthorities(new) => named(&old.mesh.authorities, new, ToString::to_string),
             Setting::Endpoints(new) => named(&old.underlay.endpoints, new, ToString::to_string),
             Setting::ProbeCriticalTags(new) => named(&old.probe.critical_tags, new, |tag| tag.as_str().to_owned()),
             Setting::Allow(new) => rules(&old.allow, new),

@@ -206,7 +206,7 @@ impl Engine {
         let (merge, gone) = self.membership.merge_revocation(bytes);
         match merge {
             Merge::New => {
-                if self.membership.is_revoked(self.own.certificate.certificate()) && !self.revoked {
+                if self.membership.is_revoked(&self.own.certificate) && !self.revoked {
                     self.revoked = true;
                     self.event(Event::Revoked);
                 }

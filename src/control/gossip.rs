@@ -283,7 +283,8 @@ pub fn answer_summary(membership: &Membership, summary: &Summary) -> (Vec<Object
         let Some(member) = membership.get(node) else {
             if membership.revocation(node).is_some() {
                 push.push(Object::Revocation(node));
-            } else {
+            }
+            if !membership.is_out(node) {
                 certificates.push(id_bytes(node));
                 records.push(id_bytes(node));
             }

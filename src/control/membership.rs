@@ -4,15 +4,19 @@
 //! end with the same membership. (An object that another one had to precede, such as a record before its certificate, is
 //! refused and asked for again.) A node can speak only for itself (records carry its own signature), only the authority admits
 //! and revokes, and a revocation is never undone.
+//!
+//! While two authorities are trusted, a revocation takes out what its own authority let in. So whoever holds a key that is being
+//! retired can no longer cut off a node that the other authority has certified, and the exchange of a key makes a mesh safer
+//! node by node. The price: a node that has got a certificate of the new authority is revoked by the new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blake2::{Blake2s256, Digest as _};
 
 use crate::identity::{
     Certificate, Issuer, NodeId, PublicKeys, SignedCertificate, SignedRecord, SignedRevocation, TrustAnchor, Validity,
-    WireguardKey,
+    VerifyingKey, WireguardKey,
 };
 use crate::time::UnixTime;
 use crate::wire::control::{BUCKETS, Digest, SummaryEntry};
@@ -22,7 +26,7 @@ use crate::wire::control::{BUCKETS, Digest, SummaryEntry};
 pub const MAX_MEMBERS: usize = 4096;
 /// Revoked nodes at most. Full means refused, and a problem in the status: the authority is then re-made.
 pub const MAX_REVOCATIONS: usize = 16_384;
-/// Revocations of one node at most: its keys may have changed between two.
+/// Revocations of one node by one authority at most: its keys may have changed between two.
 pub const MAX_REVOCATIONS_PER_NODE: usize = 8;
 
 /// How long after its end a certificate still lets a standing link be: a renewal that failed over a weekend shows in the
@@ -88,7 +92,8 @@ pub struct Membership {
     by_key: BTreeMap<WireguardKey, NodeId>,
     /// None of the lists is empty.
     revocations: BTreeMap<NodeId, Vec<SignedRevocation>>,
-    revoked_keys: BTreeMap<[u8; 32], NodeId>,
+    /// Keys that are out, each with the authority that said so.
+    revoked_keys: BTreeSet<([u8; 32], [u8; 32])>,
     buckets: [u64; BUCKETS],
     revocation_sum: u64,
     floor: UnixTime,
@@ -102,7 +107,7 @@ impl Membership {
             members: BTreeMap::new(),
             by_key: BTreeMap::new(),
             revocations: BTreeMap::new(),
-            revoked_keys: BTreeMap::new(),
+            revoked_keys: BTreeSet::new(),
             buckets: [0; BUCKETS],
             revocation_sum: 0,
             floor: UnixTime::EPOCH,
@@ -181,15 +186,29 @@ impl Membership {
         self.revocations.keys().copied()
     }
 
-    /// Whether the authority has revoked the subject of a certificate, by its id or by either of its keys.
-    pub fn is_revoked(&self, certificate: &Certificate) -> bool {
-        self.revocations.contains_key(&certificate.node) || self.is_revoked_key(&certificate.keys())
+    /// Whether the authority that a certificate rests on has revoked its subject, by its id or by either of its keys.
+    pub fn is_revoked(&self, signed: &SignedCertificate) -> bool {
+        let (certificate, root) = (signed.certificate(), signed.root());
+        let keys = [certificate.wireguard_key.as_bytes(), certificate.verifying_key.as_bytes()];
+        self.revocations_of(certificate.node).iter().any(|revocation| revocation.authority() == root)
+            || keys.into_iter().any(|key| self.has_revoked(&root, key))
     }
 
-    /// Whether either key belonged to a node that was revoked.
+    /// Whether every authority has revoked this node, so that no certificate for it can hold.
+    pub fn is_out(&self, node: NodeId) -> bool {
+        let revocations = self.revocations_of(node);
+        let has_revoked = |key: &VerifyingKey| revocations.iter().any(|revocation| revocation.authority() == *key);
+        self.anchor.authorities.iter().all(has_revoked)
+    }
+
+    /// Whether either key belonged to a node that any authority has revoked: such keys are not let in again.
     pub fn is_revoked_key(&self, keys: &PublicKeys) -> bool {
-        self.revoked_keys.contains_key(keys.wireguard.as_bytes())
-            || self.revoked_keys.contains_key(keys.verifying.as_bytes())
+        let keys = [keys.wireguard.as_bytes(), keys.verifying.as_bytes()];
+        keys.into_iter().any(|key| self.anchor.authorities.iter().any(|root| self.has_revoked(root, key)))
+    }
+
+    fn has_revoked(&self, authority: &VerifyingKey, key: &[u8; 32]) -> bool {
+        self.revoked_keys.contains(&(*key, *authority.as_bytes()))
     }
 
     /// The digest of what we know.
@@ -229,7 +248,7 @@ impl Membership {
         if matches!(signed.issuer(), Issuer::Authority(_)) {
             self.floor = self.floor.max(certificate.issued);
         }
-        if self.is_revoked(certificate) {
+        if self.is_revoked(&signed) {
             return Merge::Refused(Refusal::Revoked);
         }
         let at = self.present(wall);
@@ -242,7 +261,7 @@ impl Membership {
         // What a revoked member issued for an authority counts only where exactly this was known before: a thief of its keys
         // may still issue, but evicting those whom it admitted honestly is for the operator to decide.
         if let Issuer::Delegate(key) = signed.issuer()
-            && self.revoked_keys.contains_key(key.as_bytes())
+            && self.has_revoked(&signed.root(), key.as_bytes())
         {
             return Merge::Refused(Refusal::Revoked);
         }
@@ -299,31 +318,53 @@ impl Membership {
         let node = revocation.node;
         self.floor = self.floor.max(revocation.at);
         let keys = [*revocation.wireguard_key.as_bytes(), *revocation.verifying_key.as_bytes()];
-        let held = self.revocations_of(node).len();
-        if held > 0 && keys.iter().all(|key| self.revoked_keys.contains_key(key)) {
+        let authority = signed.authority();
+        let held = self.revocations_of(node).iter().filter(|held| held.authority() == authority).count();
+        if held > 0 && keys.iter().all(|key| self.has_revoked(&authority, key)) {
             return (Merge::Known, Vec::new());
         }
-        let full = held == 0 && self.revocations.len() >= MAX_REVOCATIONS;
+        let first = self.revocations_of(node).is_empty();
+        let full = first && self.revocations.len() >= MAX_REVOCATIONS;
         if full || held >= MAX_REVOCATIONS_PER_NODE {
             return (Merge::Refused(Refusal::Full), Vec::new());
         }
-        for key in keys {
-            self.revoked_keys.insert(key, node);
-        }
-        if held == 0 {
+        self.revoked_keys.extend(keys.map(|key| (key, *authority.as_bytes())));
+        if first {
             self.revocation_sum = self.revocation_sum.wrapping_add(sum(node.as_bytes(), &[]));
         }
         self.revocations.entry(node).or_default().push(signed);
         let gone: Vec<NodeId> = self
             .members
             .iter()
-            .filter(|(_, member)| self.is_revoked(member.certificate()))
+            .filter(|(_, member)| self.is_revoked(&member.certificate))
             .map(|(node, _)| *node)
             .collect();
         for node in &gone {
             self.remove(*node);
         }
         (Merge::New, gone)
+    }
+
+    /// The members whose certificates rest on none of these authorities.
+    pub fn outside<'a>(&'a self, authorities: &'a [VerifyingKey]) -> impl Iterator<Item = (NodeId, &'a Member)> {
+        self.members().filter(|(_, member)| !authorities.contains(&member.certificate.root()))
+    }
+
+    /// Trusts these authorities from now on, and no others: the members that rest on others are gone, and named, and so are the
+    /// revocations of others, whose subjects none of these has let in. The mesh stays the same.
+    pub fn set_authorities(&mut self, authorities: Vec<VerifyingKey>) -> Vec<NodeId> {
+        let gone: Vec<NodeId> = self.outside(&authorities).map(|(node, _)| node).collect();
+        for node in &gone {
+            self.remove(*node);
+        }
+        self.revocations.retain(|_, list| {
+            list.retain(|revocation| authorities.contains(&revocation.authority()));
+            !list.is_empty()
+        });
+        self.revoked_keys.retain(|(_, root)| authorities.iter().any(|key| key.as_bytes() == root));
+        self.revocation_sum = self.revocations.keys().fold(0, |all, node| all.wrapping_add(sum(node.as_bytes(), &[])));
+        self.anchor.authorities = authorities;
+        gone
     }
 
     /// Removes the members whose certificate ended more than the grace ago, and names them.
@@ -401,7 +442,10 @@ mod tests {
     use super::*;
     use crate::identity::testing::{NOW, admission, authority, certificate, keys, record};
     use crate::identity::{Admission, DelegationTerms, Record, Revocation, SignedDelegation, Term};
+    use crate::identity::{Authority, SigningSecret};
     use proptest::prelude::*;
+    use rand_chacha::ChaCha12Rng;
+    use rand_core::SeedableRng;
     use std::sync::LazyLock;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -647,6 +691,67 @@ mod tests {
         }
     }
 
+    /// A second authority of the same mesh, and the anchor that trusts both.
+    fn second() -> Authority {
+        let secret = SigningSecret::generate(&mut ChaCha12Rng::seed_from_u64(77));
+        let mut anchor = authority().anchor().clone();
+        anchor.authorities.push(secret.public());
+        Authority::from_parts(anchor, secret).unwrap()
+    }
+
+    #[test]
+    fn each_authority_takes_out_only_whom_it_let_in() {
+        let new = second();
+        let mut held = Membership::new(new.anchor().clone());
+        let old_two = issue(2, 2, 2, 0, 1);
+        let old_three = issue(3, 3, 3, 0, 2);
+        let bare = |number| Admission { prefixes: vec![], ..admission(number) };
+        let new_three = new.issue(&bare(3), &keys(3).public(), &Term::offline(NOW + DAY)).unwrap();
+        for signed in [&old_two, &old_three, &new_three] {
+            held.merge_verified(signed.clone(), NOW);
+        }
+        let revoked = |by: &Authority, signed: &SignedCertificate| {
+            by.revoke(&Revocation::of(signed.certificate(), NOW + DAY)).unwrap().bytes().to_vec()
+        };
+        let (node_two, node_three) = (old_two.certificate().node, old_three.certificate().node);
+        let by_old = [revoked(&authority(), &old_two), revoked(&authority(), &old_three)];
+        assert_eq!(held.merge_revocation(&by_old[0]), (Merge::New, vec![node_two]));
+        assert_eq!(held.merge_revocation(&by_old[1]), (Merge::New, vec![]), "the new authority has certified it");
+        assert_eq!(held.get(node_three).map(|member| &member.certificate), Some(&new_three));
+        assert_eq!(held.merge_verified(old_three.clone(), NOW), Merge::Refused(Refusal::Revoked));
+        assert!(!held.is_out(node_three) && held.is_revoked_key(&keys(3).public()), "but such keys do not join anew");
+        // In the other order the same.
+        let mut other = Membership::new(new.anchor().clone());
+        by_old.iter().for_each(|bytes| drop(other.merge_revocation(bytes)));
+        for signed in [&new_three, &old_three, &old_two] {
+            other.merge_verified(signed.clone(), NOW);
+        }
+        assert_eq!(shown(&held), shown(&other));
+        let by_new = revoked(&new, &new_three);
+        assert_eq!(held.merge_revocation(&by_new), (Merge::New, vec![node_three]));
+        assert_eq!(held.merge_revocation(&by_new), (Merge::Known, vec![]));
+        assert!(held.is_out(node_three) && !held.is_out(node_two));
+    }
+
+    #[test]
+    fn an_authority_goes_with_those_who_rest_on_it_and_its_revocations() {
+        let new = second();
+        let mut held = Membership::new(new.anchor().clone());
+        let bare = |number| Admission { prefixes: vec![], ..admission(number) };
+        let stays = new.issue(&bare(3), &keys(3).public(), &Term::offline(NOW)).unwrap();
+        let goes = issue(2, 2, 2, 0, 1);
+        let revocation = authority().revoke(&Revocation::of(issue(4, 4, 4, 0, 2).certificate(), NOW)).unwrap();
+        held.merge_verified(stays.clone(), NOW);
+        held.merge_verified(goes.clone(), NOW);
+        held.merge_revocation(revocation.bytes());
+        assert_eq!(held.set_authorities(vec![new.public()]), [goes.certificate().node]);
+        assert_eq!((held.len(), held.revocations().count()), (1, 0));
+        assert_eq!(held.merge_certificate(goes.bytes(), NOW).0, Merge::Refused(Refusal::Invalid));
+        let mut alone = Membership::new(held.anchor().clone());
+        alone.merge_verified(stays, NOW);
+        assert_eq!(held.digest(), alone.digest(), "as if the other had never been");
+    }
+
     /// Merges until nothing is news any more, as anti-entropy does.
     fn settle<'a>(held: &mut Membership, objects: impl Iterator<Item = &'a Object> + Clone) {
         for _ in 0..POOL.len() {
@@ -658,13 +763,13 @@ mod tests {
         panic!("merging has no end");
     }
 
-    type Shown = (Vec<(NodeId, Vec<u8>, Option<Vec<u8>>)>, Vec<NodeId>, Vec<[u8; 32]>, Digest, UnixTime);
+    type Shown = (Vec<(NodeId, Vec<u8>, Option<Vec<u8>>)>, Vec<NodeId>, Vec<([u8; 32], [u8; 32])>, Digest, UnixTime);
 
     fn shown(held: &Membership) -> Shown {
         let members = held.members().map(|(node, member)| {
             (node, member.certificate.bytes().to_vec(), member.record.as_ref().map(|record| record.bytes().to_vec()))
         });
-        let revoked_keys = held.revoked_keys.keys().copied().collect();
+        let revoked_keys = held.revoked_keys.iter().copied().collect();
         (members.collect(), held.revoked_nodes().collect(), revoked_keys, held.digest(), held.floor())
     }
 
@@ -734,10 +839,10 @@ mod tests {
             for at in order {
                 merge(&mut held, &POOL[at]);
                 prop_assert!(nodes.iter().all(|node| held.revocation(*node).is_some() && held.get(*node).is_none()));
-                prop_assert!(keys.iter().all(|key| held.revoked_keys.contains_key(key)));
-                prop_assert!(held.members().all(|(_, member)| !held.is_revoked(member.certificate())));
+                prop_assert!(keys.iter().all(|key| held.revoked_keys.contains(key)));
+                prop_assert!(held.members().all(|(_, member)| !held.is_revoked(&member.certificate)));
                 nodes = held.revoked_nodes().collect();
-                keys = held.revoked_keys.keys().copied().collect();
+                keys = held.revoked_keys.iter().copied().collect();
             }
         }
     }

@@ -70,6 +70,7 @@ pub mod served;
 mod sizing;
 pub mod snapshot;
 pub mod timer;
+mod trust;
 pub mod verdict;
 pub mod view;
 
@@ -82,7 +83,8 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::config::PostQuantum;
 use crate::identity::{
-    Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, Tag, TrustAnchor, WireguardKey,
+    Authority, InviteBook, NodeId, NodeKeys, Record, SignedCertificate, SignedRecord, Tag, TrustAnchor, VerifyingKey,
+    WireguardKey,
 };
 use crate::time::{Instant, UnixTime};
 use crate::wire::probe::{Arrivals, Class};
@@ -103,6 +105,7 @@ pub use gateways::{HolderView, SharedPrefix};
 pub use hybrid::Standoff;
 pub use link::SessionEvent;
 pub use paths::PathsView;
+pub use trust::Outsider;
 pub use view::{PeerView, View};
 
 /// The version of the control protocol this build speaks, announced in its record.
@@ -313,7 +316,7 @@ impl Engine {
         if let Some(snapshot) = snapshot {
             engine.restore(snapshot, now, wall);
         }
-        engine.revoked = engine.membership.is_revoked(certificate.certificate());
+        engine.revoked = engine.membership.is_revoked(&certificate);
         engine.publish(now, wall);
         engine.start_peers(now);
         engine.start_bootstraps(now);
@@ -340,6 +343,11 @@ impl Engine {
     /// Whether this node holds the authority's key.
     pub fn is_authority(&self) -> bool {
         self.own.authority.is_some()
+    }
+
+    /// The key that this node admits and renews with.
+    pub fn signing_key(&self) -> Option<VerifyingKey> {
+        self.own.authority.as_ref().map(Authority::public)
     }
 
     /// What this node knows of the mesh.

@@ -147,6 +147,8 @@ pub enum Departure {
     Revoked,
     /// Its certificate ended.
     Expired,
+    /// Its certificate rests on an authority that is not trusted any more.
+    Untrusted,
     /// Its certificate was replaced by one with other keys, or another node took over its key.
     Replaced,
 }

@@ -5,11 +5,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::driver::{Command, Driver};
 use super::{alerts, commands, forwards, history, lockdown, matrix, restart, trace};
 use crate::api::{
-    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, DrainRequest, ErrorKind, Events,
-    EventsRequest, ForwardList, GatewayList, Health, History, HistoryRequest, InviteList, InviteRequest,
-    InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo, LockdownTrialRequest, Matrix, Members,
-    NameList, NodeInfo, PathList, PingLine, PingRequest, Plan, PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed,
-    Restarting, RevokeRequest, Revoked, SiteMatrix, Status, SwitchRequest, Switched, Version,
+    AlertList, AlertTestRequest, AlertTested, Answer, ApiError, Backend, Certificates, CertificatesRequest,
+    CertificatesTaken, DrainRequest, ErrorKind, Events, EventsRequest, ForwardList, GatewayList, Health, History,
+    HistoryRequest, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, Invited, LinkLedger, LockdownInfo,
+    LockdownTrialRequest, Matrix, Members, NameList, NodeInfo, PathList, PingLine, PingRequest, Plan,
+    PolicyCheckRequest, PolicyChecked, PolicyInfo, Renewed, Restarting, RevokeRequest, Revoked, SiteMatrix, Status,
+    SwitchRequest, Switched, Version,
 };
 use crate::api::{PolicyTraceRequest, TraceLine};
 
@@ -84,6 +85,14 @@ impl Backend for LocalBackend {
 
     async fn policy_check(&self, request: PolicyCheckRequest) -> Answer<PolicyChecked> {
         self.call(move |driver| driver.policy_check(&request)).await?
+    }
+
+    async fn certificates(&self) -> Answer<Certificates> {
+        self.call(|driver| driver.certificates()).await
+    }
+
+    async fn take_certificates(&self, request: CertificatesRequest) -> Answer<CertificatesTaken> {
+        self.call(move |driver| driver.take_certificates(&request)).await?
     }
 
     async fn gateways(&self) -> Answer<GatewayList> {

@@ -49,6 +49,7 @@ mod stock;
 mod switches;
 mod tools;
 mod trace;
+mod trust;
 mod underlay;
 mod witness;
 

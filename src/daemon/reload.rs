@@ -3,6 +3,7 @@
 use super::config_files::{self, ConfigError};
 use super::driver::Driver;
 use super::stock::{Stock, read_declared};
+use super::trust::Trust;
 use crate::api::{
     Answer, ApiError, ErrorKind, Gravity, Plan, PlannedAction, PlannedChange, PlannedEntry, Problem, SCHEMA,
     TouchedLink,
@@ -68,6 +69,7 @@ struct Ready {
     config: Config,
     stocks: Vec<Stock>,
     changes: Vec<Change>,
+    trust: Trust,
 }
 
 impl Ready {
@@ -134,17 +136,19 @@ impl Driver {
         if config.gateway.masquerade {
             super::firewall::fit("gateway.masquerade", &self.interface).map_err(Reason::unfit)?;
         }
-        Ok(Ready { config, stocks, changes })
+        let trust = self.read_trust(&config).map_err(Reason::Unfit)?;
+        Ok(Ready { config, stocks, changes, trust })
     }
 
     fn plan_of(&self, ready: &Ready) -> Plan {
         let mut changes: Vec<PlannedChange> =
             ready.changes.iter().map(|change| planned(change, &self.config)).collect();
-        let touched = self.touched(&self.stock_difference(&ready.stocks));
+        let mut touched = self.touched(&self.stock_difference(&ready.stocks));
         // A pre-shared key's file may be other than before, although the configuration is not.
         for link in &touched {
             add_entry(&mut changes, link);
         }
+        ready.trust.add_to(&mut changes, &mut touched);
         let known = touched.iter().filter(|link| link.action != PlannedAction::Add).count();
         let untouched = self.links.iter().count().saturating_sub(known) as u64;
         Plan { schema: SCHEMA, changes, touched, untouched }
@@ -158,8 +162,9 @@ impl Driver {
             return Err(Reason::NeedsRestart(restart));
         }
         let plan = self.plan_of(&ready);
-        let Ready { config: new, stocks, .. } = ready;
+        let Ready { config: new, stocks, trust, .. } = ready;
         self.apply_forwards(&new).map_err(Reason::unfit)?;
+        self.take_trust(trust).map_err(Reason::Unfit)?;
         let (now, wall) = (clock::now(), clock::wall());
         self.engine.set_probe_interval(new.probe.interval, now);
         self.engine.set_post_quantum(new.tunnel.pq, new.tunnel.pq_renewal, now, wall);

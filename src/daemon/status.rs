@@ -226,6 +226,7 @@ impl Driver {
         }
         self.wireguard_problems(&mut problems);
         self.pq_problems(view, &mut problems);
+        problems.extend(self.trust_problem());
         problems.extend(self.policy_problem(peers));
         problems.extend(self.refusal.as_ref().map(Refusal::problem));
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.gravity));

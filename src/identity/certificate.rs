@@ -132,6 +132,7 @@ pub struct SignedCertificate(Arc<Inner>);
 struct Inner {
     certificate: Certificate,
     issuer: Issuer,
+    root: VerifyingKey,
     bytes: Box<[u8]>,
 }
 
@@ -266,18 +267,21 @@ impl SignedCertificate {
         let envelope = Envelope::open(KIND, bytes)?;
         let certificate: Certificate = envelope.decode()?;
         certificate.check(anchor)?;
-        let issuer = match &certificate.delegation {
+        let signed = match &certificate.delegation {
             Some(delegation) => {
                 let delegation = SignedDelegation::verify(delegation, anchor)?;
                 delegation.check_certificate(&certificate, anchor)?;
                 let delegate = delegation.delegation().delegate;
-                envelope.signed_by(&delegate).then_some(Issuer::Delegate(delegate))
+                envelope.signed_by(&delegate).then(|| (Issuer::Delegate(delegate), delegation.authority()))
             }
-            None => anchor.authorities.iter().find(|key| envelope.signed_by(key)).copied().map(Issuer::Authority),
+            None => {
+                let key = anchor.authorities.iter().find(|key| envelope.signed_by(key)).copied();
+                key.map(|key| (Issuer::Authority(key), key))
+            }
         };
         let signer = "an authority of this mesh or its delegate";
-        let issuer = issuer.ok_or(ObjectError::Signature { kind: KIND, signer })?;
-        Ok(Self(Arc::new(Inner { certificate, issuer, bytes: bytes.into() })))
+        let (issuer, root) = signed.ok_or(ObjectError::Signature { kind: KIND, signer })?;
+        Ok(Self(Arc::new(Inner { certificate, issuer, root, bytes: bytes.into() })))
     }
 
     /// Checks and signs a certificate.
@@ -310,6 +314,11 @@ impl SignedCertificate {
     /// Returns who signed it.
     pub fn issuer(&self) -> Issuer {
         self.0.issuer
+    }
+
+    /// Returns the authority whose word it rests on: that of its issuer, or of the delegation under which a member issued it.
+    pub fn root(&self) -> VerifyingKey {
+        self.0.root
     }
 
     /// Says whether it holds at `at`.

@@ -43,6 +43,7 @@ pub struct Delegation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedDelegation {
     delegation: Delegation,
+    authority: VerifyingKey,
     bytes: Vec<u8>,
 }
 
@@ -82,10 +83,9 @@ impl SignedDelegation {
         if delegation.certificate_not_after.saturating_since(delegation.not_after) > Certificate::LONGEST {
             return Err(ObjectError::value(KIND, "certificate term", "is longer than three years"));
         }
-        if !anchor.authorities.iter().any(|key| envelope.signed_by(key)) {
-            return Err(ObjectError::Signature { kind: KIND, signer: "an authority of this mesh" });
-        }
-        Ok(Self { delegation, bytes: bytes.to_vec() })
+        let authority = anchor.authorities.iter().find(|key| envelope.signed_by(key)).copied();
+        let authority = authority.ok_or(ObjectError::Signature { kind: KIND, signer: "an authority of this mesh" })?;
+        Ok(Self { delegation, authority, bytes: bytes.to_vec() })
     }
 
     /// Makes a delegation for one admission.
@@ -149,6 +149,11 @@ impl SignedDelegation {
     /// Returns what it says.
     pub fn delegation(&self) -> &Delegation {
         &self.delegation
+    }
+
+    /// Returns the authority that signed it.
+    pub fn authority(&self) -> VerifyingKey {
+        self.authority
     }
 
     /// Returns the exact signed bytes.

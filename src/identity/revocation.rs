@@ -44,6 +44,7 @@ pub struct Revocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedRevocation {
     revocation: Revocation,
+    authority: VerifyingKey,
     bytes: Box<[u8]>,
 }
 
@@ -80,10 +81,9 @@ impl SignedRevocation {
         if revocation.mesh != anchor.mesh {
             return Err(ObjectError::Foreign { kind: KIND, what: "mesh" });
         }
-        if !anchor.authorities.iter().any(|key| envelope.signed_by(key)) {
-            return Err(ObjectError::Signature { kind: KIND, signer: "an authority of this mesh" });
-        }
-        Ok(Self { revocation, bytes: bytes.into() })
+        let authority = anchor.authorities.iter().find(|key| envelope.signed_by(key)).copied();
+        let authority = authority.ok_or(ObjectError::Signature { kind: KIND, signer: "an authority of this mesh" })?;
+        Ok(Self { revocation, authority, bytes: bytes.into() })
     }
 
     /// Signs a revocation.
@@ -98,6 +98,11 @@ impl SignedRevocation {
     /// Returns what it says.
     pub fn revocation(&self) -> &Revocation {
         &self.revocation
+    }
+
+    /// Returns the authority that signed it. It takes out what that authority let in, and nothing that another one did.
+    pub fn authority(&self) -> VerifyingKey {
+        self.authority
     }
 
     /// Returns the exact signed bytes.

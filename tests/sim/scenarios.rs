@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use meshd::control::output::Event;
 use meshd::control::probe::LinkState;
-use meshd::identity::{Record, SignedRecord, SignedRevocation, Term};
+use meshd::identity::{
+    Authority, Certificate, Record, SignedCertificate, SignedRecord, SignedRevocation, SigningSecret, Term,
+    TrustAnchor, VerifyingKey,
+};
 use meshd::time::UnixTime;
 use meshd::wire::control::{BUCKETS, ControlMessage, Digest, Items, Summary, Want, id_bytes};
 use meshd::wire::probe::PROBE_LEN;
@@ -513,4 +516,85 @@ fn random_faults_for_many_seeds_end_in_one_connected_mesh() {
             assert!(honest.iter().all(|host| !mesh.has_tunnel(*host, victim)), "seed {seed}");
         }
     }
+}
+
+/// The way after the authority's key is lost: another one is trusted beside it, certifies everybody at one node, and then stands
+/// alone. A node that learns of it last, and one that was away, come along.
+#[test]
+fn an_authority_is_exchanged_and_no_link_notices() {
+    let mut mesh = formed(81, 12);
+    let hosts = all(&mesh);
+    let secret = SigningSecret::generate(&mut mesh.net.rng.clone());
+    let former = mesh.authority.public();
+    let both = vec![former, secret.public()];
+    let anchor = TrustAnchor { authorities: both.clone(), ..mesh.authority.anchor().clone() };
+    let new = Authority::from_parts(anchor, secret).expect("the anchor names it");
+    let (late, away) = (10, 11);
+    // Every link has its first answers.
+    mesh.run(secs(3));
+    let began = mesh.now;
+    let trust = |mesh: &mut Mesh, host: usize, authorities: &[VerifyingKey]| {
+        let now = mesh.now;
+        mesh.command(host, |engine| engine.set_authorities(authorities.to_vec(), now).expect("it rests on one"));
+    };
+    let rest_on = |mesh: &Mesh, host: usize, key: &VerifyingKey| {
+        let engine = mesh.hosts[host].engine.as_ref().expect("running");
+        engine.membership().members().filter(|(_, member)| member.certificate.root() == *key).count()
+    };
+    hosts.iter().filter(|host| **host != late).for_each(|host| trust(&mut mesh, *host, &both));
+    for other in hosts.iter().filter(|host| **host != away) {
+        mesh.net.cuts.extend([(*other, away), (away, *other)]);
+    }
+    mesh.run(secs(1));
+    let (now, wall) = (mesh.now, mesh.wall(0));
+    let certificates: Vec<SignedCertificate> = {
+        let engine = mesh.hosts[0].engine.as_ref().expect("running");
+        let members = engine.membership().members();
+        let again =
+            |certificate: &Certificate| new.issue(&certificate.admission(), &certificate.keys(), &Term::offline(wall));
+        members.map(|(_, member)| again(member.certificate()).expect("valid")).collect()
+    };
+    mesh.command(0, |engine| {
+        for signed in &certificates {
+            engine.accept_certificate(signed.bytes(), now, wall).expect("trusted");
+        }
+    });
+    let here: Vec<usize> = hosts.iter().copied().filter(|host| ![late, away].contains(host)).collect();
+    let done = mesh.run_until(secs(20), |mesh| here.iter().all(|host| rest_on(mesh, *host, &new.public()) == 12));
+    assert!(done, "{}", mesh.describe());
+    println!("certified everywhere {:?} after the command", mesh.now.saturating_since(now));
+    assert_eq!(rest_on(&mesh, late, &former), 12, "who does not trust it goes on as before");
+    // Who would be cut off is known before.
+    let engine = mesh.hosts[late].engine.as_mut().expect("running");
+    assert_eq!(engine.outsiders(&[new.public()]).len(), 11);
+    assert!(engine.set_authorities(vec![new.public()], now).is_err(), "its own certificate is of the former");
+    trust(&mut mesh, late, &both);
+    mesh.net.cuts.clear();
+    let done = mesh.run_until(secs(60), |mesh| {
+        hosts.iter().all(|host| rest_on(mesh, *host, &new.public()) == 12) && mesh.connected(&hosts)
+    });
+    assert!(done, "{}", mesh.describe());
+    for host in &hosts {
+        trust(&mut mesh, *host, &[new.public()]);
+    }
+    mesh.run(secs(60));
+    assert!(mesh.agree(&hosts, 12) && mesh.connected(&hosts), "{}", mesh.describe());
+    for host in &here {
+        let noticed = mesh.hosts[*host].events.iter().any(|(at, event)| {
+            *at >= began
+                && match event {
+                    Event::PeerGone { .. } => true,
+                    Event::Link { node, .. } => *node != mesh.node(away),
+                    _ => false,
+                }
+        });
+        assert!(!noticed, "host {host}\n{}", mesh.describe());
+    }
+    // What the former one signs is nothing any more.
+    let keys = mesh.hosts[3].keys.keys().public();
+    let admission = mesh.hosts[3].certificate.certificate().admission();
+    let (now, wall) = (mesh.now, mesh.wall(0));
+    let stolen = mesh.authority.issue(&admission, &keys, &Term::offline(wall)).expect("valid");
+    let engine = mesh.hosts[0].engine.as_mut().expect("running");
+    assert!(engine.accept_certificate(stolen.bytes(), now, wall).is_err());
 }
