@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use meshd::api::GatewayList;
+use meshd::config::{CheckTarget, GatewayCheck};
 
 use crate::harness::Case;
 use crate::lab::error::Context;
+use crate::lab::firewall::Firewall;
 use crate::lab::look::{Look, wait};
 use crate::lab::package::NFTABLES;
 use crate::lab::{Flow, Host, Lab, Result};
@@ -17,6 +19,7 @@ pub const CASES: &[Case] = &[
     Case { name: "gateways::a_connection_outlives_its_gateway", needs: &[], run: outlives_its_gateway },
     Case { name: "gateways::a_drained_one_says_what_still_passes", needs: &[], run: drained },
     Case { name: "gateways::a_masquerading_one_needs_no_way_back", needs: &[&NFTABLES], run: masqueraded },
+    Case { name: "gateways::one_whose_own_network_is_gone_is_left", needs: &[&NFTABLES], run: cut_behind },
 ];
 
 /// The network behind the pair, its gateways there, and the host that knows nothing of the mesh.
@@ -37,13 +40,18 @@ struct Pair {
 
 impl Pair {
     fn running(lab: &Lab) -> Result<Pair> {
+        Pair::running_with(lab, INSIDE[0], &[])
+    }
+
+    /// A pair whose host behind sends to the mesh by `back`, and whose gateways check these.
+    fn running_with(lab: &Lab, back: Ipv4Addr, check: &[CheckTarget]) -> Result<Pair> {
         let scene = Scene::founded(lab, &["app", "gw1", "gw2"])?;
         let behind = lab.host("db")?;
         let lan = lab.plain("lan")?;
         let overlay = (IpAddr::from([10, 77, 0, 0]), 16);
         lan.attach_as(&behind, "lan0")?;
         behind.add_address("lan0", BEHIND.into(), 16)?;
-        behind.add_route(overlay, Some(INSIDE[0].into()), "lan0")?;
+        behind.add_route(overlay, Some(back.into()), "lan0")?;
         scene.mesh.start(&[&scene.hosts[0]])?;
         for (number, priority) in [(1, "110"), (2, "100")] {
             let (host, own, other) = (&scene.hosts[number], INSIDE[number - 1], INSIDE[2 - number]);
@@ -61,6 +69,18 @@ impl Pair {
                     scene.mesh.join_with(host, scene.underlay[number], &token)?;
                 }
             }
+        }
+        for host in scene.hosts[1..].iter().filter(|_| !check.is_empty()) {
+            // As systemd sets it for everybody.
+            host.sysctl("net/ipv4/ping_group_range", "0 0")?;
+            let prefix = NETWORK.parse().expect("a constant");
+            let gateway = GatewayCheck {
+                prefix,
+                check: check.to_vec(),
+                interval: GatewayCheck::INTERVAL,
+                tries: GatewayCheck::TRIES,
+            };
+            scene.mesh.change_config(host, |config| config.gateway_checks.push(gateway))?;
         }
         let all = scene.all();
         scene.mesh.start(&all[1..])?;
@@ -214,4 +234,63 @@ fn drained(lab: &Lab) -> Result<()> {
     wait_for_carrier(&pair, "gw1")?;
     assert_eq!(gateways(&pair, gw1)?.drain, None);
     flow.exchange(b"and back")
+}
+
+/// What a node says of the checks behind it: whether each target answers.
+fn answers(pair: &Pair, host: &Host) -> Result<Vec<Option<bool>>> {
+    let checks = gateways(pair, host)?.checks.into_iter();
+    Ok(checks.flat_map(|check| check.targets.into_iter().map(|target| target.answers)).collect())
+}
+
+fn wait_for_answers(pair: &Pair, host: &Host, wanted: [bool; 2]) -> Result<()> {
+    let wanted = wanted.map(Some);
+    wait(format_args!("{} sees {wanted:?} behind it", host.name()), LONG, || {
+        let seen = answers(pair, host)?;
+        Ok(if seen == wanted { Look::Found(()) } else { Look::NotYet(format!("{seen:?}")) })
+    })
+}
+
+fn cut_behind(lab: &Lab) -> Result<()> {
+    // A host that answers echoes, and a port of it at which nobody listens: one of them is enough.
+    let check = [CheckTarget::Echo(BEHIND.into()), CheckTarget::Connect((BEHIND, 9).into())];
+    let pair = Pair::running_with(lab, INSIDE[1], &check)?;
+    let [app, gw1, gw2] = [0, 1, 2].map(|number| &pair.scene.hosts[number]);
+    for gateway in [gw1, gw2] {
+        wait_for_answers(&pair, gateway, [true, false])?;
+    }
+    wait_for_carrier(&pair, "gw1")?;
+    let mut flow = pair.flow()?;
+    let (_, usual) = exchange_until(&mut flow, || Ok(true))?;
+    let firewall = Firewall::new(gw1)?;
+    firewall.apply(
+        "add rule inet lab in_rules iifname lan0 drop
+         add rule inet lab through_rules iifname lan0 drop
+         add rule inet lab through_rules oifname lan0 drop",
+    )?;
+    // Its daemon runs and its links to everybody are up all the while.
+    let (_, gap) = exchange_until(&mut flow, || Ok(true))?;
+    println!(
+        "    the link behind the gateway was cut: the connection stood still for {gap:.2?} (usual exchange {usual:.1?})"
+    );
+    wait_for_carrier(&pair, "gw2")?;
+    let seen = gateways(&pair, app)?;
+    assert_eq!(seen.prefixes[0].cause.as_deref(), Some("health"), "{seen:?}");
+    assert_eq!(seen.prefixes[0].gateways[0].fitness, "failing", "{seen:?}");
+    let told = pair.scene.mesh.status(gw1)?.problems;
+    let told = told.into_iter().find(|problem| problem.message.contains("nothing behind this gateway answers"));
+    let told = told.expect("its status says so").message;
+    assert!(told.contains("10.20.0.5: no answer within 300 ms"), "{told}");
+    pair.flow()?.exchange(b"a new one")?;
+    // The cut heals, and the flows stay where they are: not before minutes have passed.
+    firewall.heal()?;
+    wait_for_answers(&pair, gw1, [true, false])?;
+    wait(format_args!("gw1 is fit again"), LONG, || {
+        let list = gateways(&pair, app)?;
+        let fit = list.prefixes[0].gateways[0].fitness == "fit";
+        Ok(if fit { Look::Found(()) } else { Look::NotYet(format!("{list:?}")) })
+    })?;
+    let list = gateways(&pair, app)?;
+    assert_eq!(list.prefixes[0].carrier.as_deref(), Some("gw2"), "{list:?}");
+    assert!(list.prefixes[0].gateways[0].returns_in_seconds.is_some(), "{list:?}");
+    flow.exchange(b"after it healed")
 }

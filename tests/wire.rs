@@ -12,7 +12,7 @@ use meshd::wire::control::{
     BUCKETS, ControlMessage, Hearing, Hold, Holding, Items, Question, RenewalReply, RevocationSummary, Row, RowRequest,
     Summary, Want, id_bytes,
 };
-use meshd::wire::gateway::{GatewayHeard, GatewayState};
+use meshd::wire::gateway::{GatewayHeard, GatewayState, Networks};
 use meshd::wire::join::{JoinAttempt, JoinMember, JoinReply, JoinRequest, Joined};
 use meshd::wire::probe::{Arrivals, Class, Leg, Probe, ProbeReply, ProbeReport, ProbeRequest};
 use meshd::wire::receipts::Receipts;
@@ -190,8 +190,10 @@ fn control_messages() {
         ("hearing", ControlMessage::Hearing(Hearing { node: id_bytes(id(4)), heard_millis: 900 })),
         ("hold", ControlMessage::Hold(Hold { number: 0x0102_0304, millis: 2_000 })),
         ("holding", ControlMessage::Holding(Holding { number: 0x0102_0304 })),
-        ("gateway_state", ControlMessage::GatewayState(GatewayState { sequence: 1_767_225_600_001, drained: true })),
-        ("gateway_heard", ControlMessage::GatewayHeard(GatewayHeard { sequence: 1_767_225_600_001, drained: true })),
+        ("gateway_state", gateway_state(None)),
+        ("gateway_state_failing", gateway_state(failing())),
+        ("gateway_heard", gateway_heard(None)),
+        ("gateway_heard_failing", gateway_heard(failing())),
         ("row_request", ControlMessage::RowRequest(RowRequest { number: 0x0102_0304 })),
         ("row", ControlMessage::Row(row())),
     ];
@@ -199,6 +201,19 @@ fn control_messages() {
         assert_vector(CONTROL, name, &message.encode());
         assert_eq!(ControlMessage::decode(&vector(CONTROL, name)), Ok(message), "{name}");
     }
+}
+
+fn failing() -> Option<Networks> {
+    Some(["192.168.7.0/24", "fd00:7::/48"].map(|network| network.parse().unwrap()).into_iter().collect())
+}
+
+fn gateway_state(failing: Option<Networks>) -> ControlMessage {
+    ControlMessage::GatewayState(GatewayState { sequence: 1_767_225_600_001, drained: true, failing })
+}
+
+/// Without checks as nodes say it that know of none.
+fn gateway_heard(failing: Option<Networks>) -> ControlMessage {
+    ControlMessage::GatewayHeard(GatewayHeard { sequence: 1_767_225_600_001, drained: true, failing })
 }
 
 /// What node 1 says of two links: one slower than usual, one that is down and was never measured.

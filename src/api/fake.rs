@@ -7,7 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::mpsc;
 
 use super::*;
-use super::{DrainRequest, DrainStatus, GatewayList, GatewayStatus, SharedPrefixStatus};
+use super::{
+    CheckedTarget, DrainRequest, DrainStatus, GatewayCheckStatus, GatewayList, GatewayStatus, SharedPrefixStatus,
+};
 use crate::time::UnixTime;
 
 /// Answers everything from these values.
@@ -472,7 +474,20 @@ pub(crate) fn gateways() -> GatewayList {
             ),
         ],
         drain: Some(DrainStatus { since: before(40), flows: 3, bytes: 1_204_000, quiet_seconds: 4.2, safe: false }),
+        checks: vec![GatewayCheckStatus {
+            prefix: "10.30.0.0/16".parse().unwrap(),
+            failing: false,
+            since: None,
+            targets: vec![
+                checked("10.30.0.5:3306", Some(true), None, Some(0.000_3)),
+                checked("10.30.0.6", Some(false), Some("no answer within 300 ms"), None),
+            ],
+        }],
     }
+}
+
+fn checked(target: &str, answers: Option<bool>, failure: Option<&str>, answer_seconds: Option<f64>) -> CheckedTarget {
+    CheckedTarget { target: target.into(), answers, failure: failure.map(Into::into), answer_seconds }
 }
 
 /// Two forwards.

@@ -19,6 +19,38 @@ pub struct GatewayList {
     pub prefixes: Vec<SharedPrefixStatus>,
     /// What still passes this node; absent while it is not drained.
     pub drain: Option<DrainStatus>,
+    /// What this node looks at behind itself, in the order of its configuration.
+    #[serde(default)]
+    pub checks: Vec<GatewayCheckStatus>,
+}
+
+/// The check of what lies behind this node, for one prefix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct GatewayCheckStatus {
+    /// The prefix.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub prefix: IpNet,
+    /// Whether none of the targets answers; the others then send by another gateway.
+    pub failing: bool,
+    /// Since when; absent where that never changed.
+    pub since: Option<Timestamp>,
+    /// The targets, in the order of the configuration.
+    pub targets: Vec<CheckedTarget>,
+}
+
+/// Something that a gateway looks at behind itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CheckedTarget {
+    /// An address and a TCP port, or an address that is asked for echoes.
+    pub target: String,
+    /// Whether it answers, by several looks; absent before enough is known.
+    pub answers: Option<bool>,
+    /// Why the last look failed.
+    pub failure: Option<String>,
+    /// How long the last look took, where it was answered.
+    pub answer_seconds: Option<f64>,
 }
 
 /// A prefix that several nodes may carry.

@@ -58,6 +58,7 @@ pub mod alerts;
 pub mod backend;
 pub mod certificates;
 pub mod client;
+pub mod confinement;
 pub mod error;
 pub mod forwards;
 pub mod gateways;
@@ -88,11 +89,14 @@ pub use alerts::{
 pub use backend::{Answer, Backend};
 pub use certificates::{Certificates, CertificatesRequest, CertificatesTaken, MemberCertificate};
 pub use client::{Client, ClientError};
+pub use confinement::{ConfinementStatus, LandlockState};
 pub use error::{ApiError, ErrorKind};
 pub use forwards::{
     ForwardConnection, ForwardList, ForwardStatus, ForwardTarget, SwitchRequest, Switched, TargetHealth,
 };
-pub use gateways::{DrainRequest, DrainStatus, GatewayList, GatewayStatus, SharedPrefixStatus};
+pub use gateways::{
+    CheckedTarget, DrainRequest, DrainStatus, GatewayCheckStatus, GatewayList, GatewayStatus, SharedPrefixStatus,
+};
 pub use history::{EventItem, Events, EventsRequest, History, HistoryPoint, HistoryRequest, Spread, StateSeconds};
 pub use invite::{
     DelegatedInvite, InviteList, InviteRequest, InviteRevokeRequest, InviteRevoked, InviteState, InviteSummary, Invited,
@@ -114,9 +118,8 @@ pub use policy::{
 };
 pub use server::{BindError, Server};
 pub use status::{
-    CertificateStatus, ConfinementStatus, Counts, DegradedReason, Gravity, LandlockState, LinkClass, LinkCounts,
-    LinkMeasure, LossRatio, MeshStatus, NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, PqState, Problem,
-    Status, WireguardState, WireguardStatus,
+    CertificateStatus, Counts, DegradedReason, Gravity, LinkClass, LinkCounts, LinkMeasure, LossRatio, MeshStatus,
+    NodeStatus, PathKind, PathStatus, PeerState, PeerStatus, PqState, Problem, Status, WireguardState, WireguardStatus,
 };
 pub use timestamp::Timestamp;
 pub use uapi::UAPI_DIRECTORY;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{PolicyAgreement, Timestamp};
+use super::{ConfinementStatus, PolicyAgreement, Timestamp};
 
 /// The daemon's whole state in one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,38 +78,6 @@ pub struct NodeStatus {
     /// What the kernel refuses the daemon; absent in a daemon that is too old to say.
     #[serde(default)]
     pub confinement: Option<ConfinementStatus>,
-}
-
-/// What the kernel refuses the daemon besides what its user may not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ConfinementStatus {
-    /// Whether Landlock is in force.
-    pub landlock: LandlockState,
-    /// The kernel's version of it; absent where it is not in force.
-    #[serde(default)]
-    pub version: Option<u32>,
-    /// What is written beneath, where it is in force.
-    #[serde(default)]
-    pub writable: Vec<String>,
-    /// Why it is not in force, or since when.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// Whether Landlock is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum LandlockState {
-    /// It is.
-    InForce,
-    /// The kernel has none, or it is not enabled.
-    Absent,
-    /// It is turned off by `security.landlock`.
-    Off,
-    /// The kernel refused it.
-    Refused,
 }
 
 /// A certificate's life.

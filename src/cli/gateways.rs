@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::output::{BAD, GOOD, HEADING, STRONG, WORRYING};
 use super::quantity;
 use super::table::{Align, Cell, Table};
-use crate::api::{GatewayList, GatewayStatus, SharedPrefixStatus};
+use crate::api::{CheckedTarget, GatewayCheckStatus, GatewayList, GatewayStatus, SharedPrefixStatus};
 
 /// `meshctl gateways`.
 #[derive(Debug, Args)]
@@ -49,6 +49,10 @@ pub fn render(list: &GatewayList) -> String {
     for prefix in &list.prefixes {
         out.push_str(&format!("{}: {}\n", prefix.prefix, why(list, prefix)));
     }
+    let checks: String = list.checks.iter().map(|check| checked(list, check)).collect();
+    if !checks.is_empty() {
+        out.push_str(&format!("\n{checks}"));
+    }
     if let Some(drain) = &list.drain {
         out.push_str(&format!("\n{}", super::drain::render(&list.node, drain)));
     }
@@ -71,6 +75,26 @@ fn cells(list: &GatewayList, prefix: &SharedPrefixStatus, gateway: &GatewayStatu
         gateway.since.map_or("-".to_owned(), age).into(),
         gateway.returns_in_seconds.map_or(String::new(), |left| format!("in {}", quantity::age(left))).into(),
     ]
+}
+
+/// What this node looks at behind itself, and how that is.
+fn checked(list: &GatewayList, check: &GatewayCheckStatus) -> String {
+    let target = |target: &CheckedTarget| {
+        let how = match (target.answers, &target.failure) {
+            (Some(true), _) => "answers".to_owned(),
+            (Some(false), Some(why)) => why.clone(),
+            (Some(false), None) => "does not answer".to_owned(),
+            (None, _) => "not known yet".to_owned(),
+        };
+        format!("{} ({how})", target.target)
+    };
+    let age = check.since.map(|since| format!(" for {}", quantity::since(list.now, since))).unwrap_or_default();
+    let verdict = match check.failing {
+        true => format!("nothing answers{age}, so the others send by another gateway that serves"),
+        false => format!("as it should be{age}"),
+    };
+    let targets = check.targets.iter().map(target).collect::<Vec<_>>().join(", ");
+    format!("behind this node, {}: {verdict}: {targets}\n", check.prefix)
 }
 
 fn why(list: &GatewayList, prefix: &SharedPrefixStatus) -> String {
@@ -108,6 +132,8 @@ mod tests {
 
         10.20.0.0/16: by gw2 for 1m25s, because the one before fell silent
         10.30.0.0/16: this node is one of its gateways, and reaches it directly
+
+        behind this node, 10.30.0.0/16: as it should be: 10.30.0.5:3306 (answers), 10.30.0.6 (no answer within 300 ms)
 
         web1 is drained: 3 flows (1.15 MiB) passed in the last minute, the last packet 4s ago; safe after 30 s without any
         "#);

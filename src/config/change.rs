@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    Alert, Alias, Allow, Bootstrap, Config, Forward, Landlock, Latency, Level, Lockdown, PerLink, PostQuantum,
-    Receiver, Resolver, Suffix, Wireguard,
+    Alert, Alias, Allow, Bootstrap, Config, Forward, GatewayCheck, Landlock, Latency, Level, Lockdown, PerLink,
+    PostQuantum, Receiver, Resolver, Suffix, Wireguard,
 };
 use crate::identity::{MeshId, NodeName, Tag, VerifyingKey};
 
@@ -106,6 +106,8 @@ settings! {
     Lockdown(Option<Lockdown>) "lockdown" Live lockdown;
     /// The forwards; those that stay as they are are left alone, and connections outlive every change.
     Forwards(Vec<Forward>) "forward" Live forwards;
+    /// What is checked behind this node; checks that stay as they are are left alone.
+    GatewayChecks(Vec<GatewayCheck>) "gateway_check" Live gateway_checks;
     /// Where names are answered.
     NamesListen(Option<SocketAddr>) "names.listen" Live names.listen;
     /// What stands behind every name.

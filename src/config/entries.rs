@@ -30,6 +30,7 @@ impl Setting {
             Setting::Bootstrap(new) => named(&old.bootstrap, new, |entry| entry.name.to_string()),
             Setting::Wireguard(new) => named(&old.wireguard, new, |entry| entry.name.to_string()),
             Setting::Forwards(new) => named(&old.forwards, new, |entry| entry.name.to_string()),
+            Setting::GatewayChecks(new) => named(&old.gateway_checks, new, |entry| entry.prefix.to_string()),
             Setting::Aliases(new) => named(&old.aliases, new, |entry| entry.name.to_string()),
             Setting::Alerts(new) => named(&old.alerts, new, |entry| entry.name.to_string()),
             Setting::Receivers(new) => named(&old.receivers, new, |entry| entry.name.to_string()),

@@ -27,7 +27,7 @@ const fn key(
 }
 
 /// Sections in the order of the file; the first is the top of the file.
-pub const SECTIONS: [(&str, &str); 24] = [
+pub const SECTIONS: [(&str, &str); 25] = [
     ("", ""),
     ("mesh", "The mesh and who may admit nodes to it: the same on every node."),
     ("underlay", "The sockets on the public network."),
@@ -47,6 +47,10 @@ pub const SECTIONS: [(&str, &str); 24] = [
     (
         "forward",
         "TCP connections taken here and made again to a target in the mesh; `meshctl forward switch` moves them to another.",
+    ),
+    (
+        "gateway_check",
+        "What must answer behind this node for a prefix that it shares; while nothing does, the others send by another gateway.",
     ),
     (
         "names",
@@ -82,10 +86,11 @@ pub const SECTIONS: [(&str, &str); 24] = [
 ];
 
 /// Sections of which there may be several, as in `[[bootstrap]]`.
-pub const LISTS: [&str; 7] = ["bootstrap", "wireguard", "allow", "forward", "alias", "alert", "receiver"];
+pub const LISTS: [&str; 8] =
+    ["bootstrap", "wireguard", "allow", "forward", "gateway_check", "alias", "alert", "receiver"];
 
 /// Every key, in the order of the file.
-pub const KEYS: [Key; 73] = [
+pub const KEYS: [Key; 77] = [
     key("", "node", "a name: 1 to 63 of [a-z0-9-]", "", "This node's name, as in its certificate."),
     key("mesh", "name", "a name: 1 to 63 of [a-z0-9-]", "", "The mesh's name, for people."),
     key("mesh", "id", "32 hexadecimal digits", "", "The mesh's identifier, drawn by `meshctl init`."),
@@ -192,6 +197,28 @@ pub const KEYS: [Key; 73] = [
         "Whether the target is told where a connection came from, by a PROXY protocol header (version 2).",
     ),
     key("forward", "max_connections", "1 to 20000", "1000", "Connections at a time; more are refused."),
+    key("gateway_check", "prefix", "a prefix", "", "The prefix, as this node's certificate shares it."),
+    key(
+        "gateway_check",
+        "check",
+        "a list of 1 to 4 ADDRESS:PORT or ADDRESS",
+        "",
+        "What is looked at, inside the prefix: by a TCP connect, or by an ICMP echo where there is no port. One that answers is enough.",
+    ),
+    key(
+        "gateway_check",
+        "interval",
+        "a duration, 100ms to 60s",
+        "\"300ms\"",
+        "Time between two looks, and how long each waits, up to 1s.",
+    ),
+    key(
+        "gateway_check",
+        "tries",
+        "1 to 10",
+        "3",
+        "How many looks in a row must fail. The others switch after at most interval × (tries + 1), and a message's way.",
+    ),
     key(
         "names",
         "listen",

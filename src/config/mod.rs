@@ -14,6 +14,7 @@ pub mod duration;
 mod entries;
 pub mod forward;
 mod gateway;
+pub mod gateway_check;
 mod history;
 pub mod keys;
 mod layers;
@@ -45,6 +46,7 @@ pub use change::{Change, Effect, Setting, diff};
 pub use entries::{Entry, EntryChange};
 pub use forward::{Forward, ForwardSource, Target, TargetHost};
 pub use gateway::Gateway;
+pub use gateway_check::{CheckTarget, GatewayCheck};
 pub use history::HistorySettings;
 pub use layers::Layer;
 pub use lockdown::{Lockdown, Opening};
@@ -90,6 +92,8 @@ pub struct Config {
     pub lockdown: Option<Lockdown>,
     /// Forwards, in the order of the file; at most [`Forward::LIMIT`].
     pub forwards: Vec<Forward>,
+    /// What is checked behind this node, in the order of the file; at most [`GatewayCheck::LIMIT`].
+    pub gateway_checks: Vec<GatewayCheck>,
     /// How the members' names are answered.
     pub names: Names,
     /// Other names, in the order of the file; at most [`Alias::LIMIT`].
@@ -394,6 +398,7 @@ impl Config {
             allow: Vec::new(),
             lockdown: None,
             forwards: Vec::new(),
+            gateway_checks: Vec::new(),
             names: Names::default(),
             aliases: Vec::new(),
             interface: Interface { name: "mesh0".to_owned(), mtu: DEFAULT_MTU },

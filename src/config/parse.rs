@@ -3,6 +3,7 @@
 mod alerts;
 mod allow;
 mod forwards;
+mod gateway_checks;
 mod lockdown;
 mod names;
 mod value;
@@ -124,6 +125,7 @@ impl Reader {
         let allow = self.allow(document);
         let lockdown = self.lockdown(document);
         let forwards = self.forwards(document);
+        let gateway_checks = self.gateway_checks(document);
         let names = self.names(document, mesh.as_ref());
         let aliases = self.aliases(document, node.as_ref(), &forwards);
         let interface = self.interface(document);
@@ -157,6 +159,7 @@ impl Reader {
             lockdown,
             forwards,
             names,
+            gateway_checks,
             aliases,
             interface,
             gateway: Gateway { masquerade },

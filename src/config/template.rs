@@ -44,6 +44,7 @@ pub(super) fn render(config: &Config, path: &Path, defaults: Defaults) -> String
     writer.allow(config);
     writer.lockdown(config);
     writer.forwards(config);
+    writer.gateway_checks(config);
 
     writer.section("names");
     writer.given_or_example("names", "listen", config.names.listen, "127.0.0.1:53");
@@ -195,6 +196,18 @@ impl Writer {
         }
         for forward in &config.forwards {
             self.out.push_str(&forward.to_toml());
+        }
+    }
+
+    fn gateway_checks(&mut self, config: &Config) {
+        self.comment_of_entries("gateway_check");
+        if config.gateway_checks.is_empty() {
+            self.line(
+                "# [[gateway_check]]\n# prefix = \"10.20.0.0/16\"\n# check = [\"10.20.0.5:3306\", \"10.20.0.6\"]",
+            );
+        }
+        for gateway in &config.gateway_checks {
+            self.out.push_str(&gateway.to_toml());
         }
     }
 

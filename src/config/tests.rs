@@ -96,7 +96,7 @@ interval = "1s"
         /srv/mesh/meshd.toml:9:30: underlay.endpoints: found "db.example.com:7655"; names are not looked up (expected a list of up to 16 ADDRESS:PORT)
         /srv/mesh/meshd.toml:11:7: interface.mtu: found the number 65536 (expected bytes, 1280 to 9000)
         /srv/mesh/meshd.toml:12:1: interface.level: unknown key here; it belongs to [log] (expected one of name, mtu)
-        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, names, alias, interface, gateway, dataplane, tunnel, files, probe, history, metrics, alert, receiver, web, api, security, log)
+        /srv/mesh/meshd.toml:13:2: prob: unknown key; did you mean `probe`? (expected one of node, mesh, underlay, bootstrap, wireguard, allow, lockdown, forward, gateway_check, names, alias, interface, gateway, dataplane, tunnel, files, probe, history, metrics, alert, receiver, web, api, security, log)
     "#);
 }
 
@@ -621,6 +621,16 @@ fn forward(number: u16, port: u16) -> Forward {
     }
 }
 
+fn gateway_check(number: u8) -> GatewayCheck {
+    let check = [format!("10.20.{number}.5:3306"), format!("10.20.{number}.6")];
+    GatewayCheck {
+        prefix: format!("10.20.{number}.0/24").parse().expect("a prefix"),
+        check: check.map(|target| target.parse().expect("a target"))[..1 + usize::from(number % 2)].to_vec(),
+        interval: Duration::from_millis(100 + u64::from(number)),
+        tries: 1 + number,
+    }
+}
+
 /// Gives each a name of its own.
 fn numbered<T>(mut list: Vec<T>, give: impl Fn(&mut T, NodeName)) -> Vec<T> {
     for (i, one) in list.iter_mut().enumerate() {
@@ -693,6 +703,7 @@ fn config() -> impl Strategy<Value = Config> {
                         .collect(),
                 }),
                 forwards: (0..u16::from(low)).map(|number| forward(number, mtu)).collect(),
+                gateway_checks: (0..if low { level as u8 } else { 0 }).map(gateway_check).collect(),
                 names: Names {
                     listen: low.then(|| SocketAddr::from(([127, 0, 0, 1], Names::PORT))),
                     resolver: if low { Resolver::ALL[level] } else { Resolver::Hosts },
@@ -762,6 +773,35 @@ fn a_forward_needs_three_keys_and_every_error_is_told() {
     ] {
         let second = format!("{text}[[forward]]\nname = \"more\"\nlisten = [\"127.0.0.1:3306\"]\n{wrong}\n");
         let errors = errors(&second);
+        assert!(errors.contains(told), "{wrong}: {errors}");
+    }
+}
+
+#[test]
+fn a_gateway_s_check_lies_behind_it_and_every_error_is_told() {
+    let text =
+        format!("{MINIMAL}[[gateway_check]]\nprefix = \"10.20.0.0/16\"\ncheck = [\"10.20.0.5:3306\", \"10.20.0.6\"]\n");
+    let [gateway] = &parse(&text).unwrap().gateway_checks[..] else { panic!("one entry") };
+    assert_eq!((gateway.interval, gateway.tries), (Duration::from_millis(300), 3));
+    assert!(gateway.interval * (u32::from(gateway.tries) + 1) < Duration::from_millis(1_500), "a cut is known in time");
+    let [change] = &diff(&parse(MINIMAL).unwrap(), &parse(&text).unwrap())[..] else { panic!("one change") };
+    assert_eq!((change.key(), change.effect()), ("gateway_check", Effect::Live));
+    assert_eq!(change.setting.entries(&parse(MINIMAL).unwrap())[0].name, "10.20.0.0/16");
+    for (wrong, told) in [
+        ("prefix = \"10.21.0.0/16\"", "gateway_check[2].check: it is missing"),
+        ("check = [\"10.20.0.5\"]", "gateway_check[2].prefix: it is missing"),
+        (
+            "prefix = \"10.20.0.0/16\"\ncheck = [\"10.20.0.5\"]",
+            "gateway_check[2].prefix: an entry above has the same prefix",
+        ),
+        ("prefix = \"10.21.0.0/16\"\ncheck = [\"10.20.0.5\"]", "gateway_check[2].check: 10.20.0.5 does not lie behind"),
+        ("prefix = \"10.21.0.1/16\"\ncheck = [\"10.21.0.5\"]", "did you mean 10.21.0.0/16?"),
+        ("prefix = \"10.21.0.0/16\"\ncheck = [\"db1:3306\"]", "it is no address; names are not looked up"),
+        ("prefix = \"10.21.0.0/16\"\ncheck = []", "the list is empty"),
+        ("prefix = \"10.21.0.0/16\"\ncheck = [\"10.21.0.5\"]\ntries = 0", "gateway_check[2].tries: found the number 0"),
+        ("prefix = \"10.21.0.0/16\"\ncheck = [\"10.21.0.5\"]\ninterval = \"9ms\"", "gateway_check[2].interval: found"),
+    ] {
+        let errors = errors(&format!("{text}[[gateway_check]]\n{wrong}\n"));
         assert!(errors.contains(told), "{wrong}: {errors}");
     }
 }

@@ -1,15 +1,17 @@
 //! What gateways tell of themselves: what this node tells its peers, until each has heard it, and what they told.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Engine;
 use super::timer::TimerName;
 use crate::identity::NodeId;
 use crate::time::Instant;
 use crate::wire::control::ControlMessage;
-use crate::wire::gateway::{GatewayHeard, GatewayState};
+use crate::wire::gateway::{GatewayHeard, GatewayState, Networks};
 
 /// How soon a state is told again to those who have not heard it: a round trip on most paths.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -17,10 +19,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How a gateway is by its own word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Word {
     /// Whether flows are to go elsewhere.
     pub drained: bool,
+    /// The prefixes behind it whose check fails.
+    pub failing: BTreeSet<IpNet>,
+}
+
+impl Word {
+    /// Its prefixes on the wire; nothing where there are none.
+    fn networks(&self) -> Option<Networks> {
+        (!self.failing.is_empty()).then(|| self.failing.iter().copied().collect())
+    }
+
+    /// Whether somebody who says to hold this holds this word. One of a version without checks holds what it can.
+    fn is_held(&self, heard: &GatewayHeard) -> bool {
+        let checks = heard.failing.as_ref().is_none_or(|held| held.iter().collect::<BTreeSet<_>>() == self.failing);
+        heard.drained == self.drained && checks
+    }
 }
 
 /// What was told, and what is being told.
@@ -64,7 +81,15 @@ impl Engine {
 
     /// Says to the mesh that flows are to go by other gateways, or that they may come again.
     pub fn set_drained(&mut self, drained: bool, now: Instant) {
-        let word = Word { drained };
+        self.set_word(Word { drained, ..self.gateway_states.own.clone() }, now);
+    }
+
+    /// Says to the mesh behind which of this node's shared prefixes nothing answers.
+    pub fn set_failing(&mut self, failing: BTreeSet<IpNet>, now: Instant) {
+        self.set_word(Word { failing, ..self.gateway_states.own.clone() }, now);
+    }
+
+    fn set_word(&mut self, word: Word, now: Instant) {
         if self.gateway_states.own != word {
             self.gateway_states.own = word;
             self.gateway_states.version += 1;
@@ -110,17 +135,18 @@ impl Engine {
             telling.sequence = telling.sequence.max(held).saturating_add(1);
             (telling.version, telling.heard) = (version, false);
         }
-        let state = GatewayState { sequence: telling.sequence, drained: states.own.drained };
+        let (drained, failing) = (states.own.drained, states.own.networks());
+        let state = GatewayState { sequence: telling.sequence, drained, failing };
         self.send(node, &ControlMessage::GatewayState(state));
     }
 
     /// A peer says which of our states it holds.
     pub(super) fn handle_gateway_heard(&mut self, from: NodeId, heard: GatewayHeard) {
-        let drained = self.gateway_states.own.drained;
+        let is_held = self.gateway_states.own.is_held(&heard);
         let Some(telling) = self.gateway_states.tellings.get_mut(&from) else { return };
         match heard.sequence.cmp(&telling.sequence) {
             Ordering::Less => {}
-            Ordering::Equal if heard.drained == drained => telling.heard = true,
+            Ordering::Equal if is_held => telling.heard = true,
             // From before a restart, after which our clock was set back or our state lost.
             Ordering::Equal | Ordering::Greater => self.tell_one(from, heard.sequence),
         }
@@ -129,16 +155,20 @@ impl Engine {
     /// A peer tells how it is as a gateway: its word about itself.
     pub(super) fn handle_gateway_state(&mut self, from: NodeId, state: GatewayState, now: Instant) {
         let Some(member) = self.membership.get(from) else { return };
-        if member.certificate().shares.is_empty() {
+        let shares = &member.certificate().shares;
+        if shares.is_empty() {
             return;
         }
-        let word = Word { drained: state.drained };
+        // Of more than the certificate names nobody need say anything.
+        let failing = state.failing.iter().flat_map(Networks::iter).filter(|network| shares.get(network).is_some());
+        let word = Word { drained: state.drained, failing: failing.collect() };
         let (held, known) = self.gateway_states.told.entry(from).or_default();
         let news = state.sequence > *held;
         if news {
             (*held, *known) = (state.sequence, word);
         }
-        let heard = GatewayHeard { sequence: *held, drained: known.drained };
+        let failing = Some(known.failing.iter().copied().collect());
+        let heard = GatewayHeard { sequence: *held, drained: known.drained, failing };
         self.send(from, &ControlMessage::GatewayHeard(heard));
         if news && let Some(state) = self.link_state(from) {
             self.follow_gateway(from, state, now);

@@ -96,7 +96,7 @@ impl Engine {
             let choice = self.gateways.choices.get(&network).map(|(_, choice)| choice);
             let holder = |holder: Holder| HolderView {
                 holder,
-                fitness: self.standing(holder, now).fitness(now),
+                fitness: self.standing(network, holder, now).fitness(now),
                 since: choice.and_then(|choice| choice.fitness(holder.node)).map(|(_, since)| since),
                 returns_at: choice.and_then(|choice| choice.returns_at(holder.node)),
             };
@@ -160,7 +160,7 @@ impl Engine {
         let mut choices = std::mem::take(&mut self.gateways.choices);
         let mut switches = Vec::new();
         for (network, (holders, choice)) in &mut choices {
-            let standings: Vec<Standing> = holders.iter().map(|holder| self.standing(*holder, now)).collect();
+            let standings: Vec<Standing> = holders.iter().map(|holder| self.standing(*network, *holder, now)).collect();
             if let Some(switch) = choice.weigh(&standings, now) {
                 switches.push((*network, switch));
             }
@@ -181,12 +181,13 @@ impl Engine {
         }
     }
 
-    fn standing(&self, holder: Holder, now: Instant) -> Standing {
+    fn standing(&self, network: IpNet, holder: Holder, now: Instant) -> Standing {
         let own = (holder.node == self.node).then(|| self.gateway_word());
         let word = own.or_else(|| self.gateway_states.of(holder.node));
         let drained = word.is_some_and(|word| word.drained);
+        let healthy = word.is_none_or(|word| !word.failing.contains(&network));
         if own.is_some() {
-            return Standing { holder, reach: Reach::Answers { heard: Some(now), since: now }, healthy: true, drained };
+            return Standing { holder, reach: Reach::Answers { heard: Some(now), since: now }, healthy, drained };
         }
         let peer = self.peers.get(&holder.node);
         let reach = peer.map_or(Reach::Never, |peer| {
@@ -200,6 +201,6 @@ impl Engine {
                 LinkState::Down | LinkState::Unknown => Reach::Silent { since },
             }
         });
-        Standing { holder, reach, healthy: true, drained }
+        Standing { holder, reach, healthy, drained }
     }
 }

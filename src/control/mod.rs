@@ -23,6 +23,7 @@
 //! | `data_loss` | which packets of data were lost, by their numbers |
 //! | `class` | how closely a link is watched |
 //! | `health` | how well this node itself is |
+//! | `check` | whether what lies behind a gateway answers |
 //! | `gateway` | which of several nodes carries a prefix that they share |
 //! | `gateway_states` | what gateways tell of themselves, and who has heard it |
 //! | `gateways` | what the engine does with them: watches, asks, moves a prefix |
@@ -40,6 +41,7 @@
 
 pub mod admission;
 mod candidate;
+pub mod check;
 pub mod class;
 pub mod condition;
 pub mod contact;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::checks::Checks;
 use super::driver::Driver;
 use super::outage::woken_text;
 use crate::api::{
@@ -15,6 +16,7 @@ use crate::control::gateway::{Cause, Fitness, Switch};
 use crate::control::{HolderView, SharedPrefix};
 use crate::platform::clock;
 use crate::telemetry::EventKind;
+use crate::telemetry::metrics::GatewaySnapshot;
 use crate::time::{Instant, UnixTime};
 
 /// How long after its last packet a flow counts as one that still passes: the keep-alives of most pools of connections are
@@ -26,6 +28,8 @@ const STILL_PASSES: Duration = Duration::from_secs(60);
 pub(super) struct Gateways {
     /// Since when it is drained, and since when what passes is counted.
     drained: Option<(UnixTime, Instant)>,
+    /// What it looks at behind itself.
+    pub(super) checks: Checks,
 }
 
 impl Driver {
@@ -112,7 +116,22 @@ impl Driver {
             node: self.engine.certificate().certificate().name.to_string(),
             prefixes: prefixes.map(|prefix| self.prefix_status(&prefix, now, wall)).collect(),
             drain: self.drain_status(now),
+            checks: self.gateways.checks.statuses(),
         }
+    }
+
+    /// The gateways of the shared prefixes, as monitors are told of them.
+    pub(super) fn gateway_snapshots(&self, now: Instant) -> Vec<GatewaySnapshot> {
+        let of = |prefix: &SharedPrefix| {
+            let gateway = |view: &HolderView| GatewaySnapshot {
+                prefix: prefix.network.to_string(),
+                name: self.name_of(view.holder.node),
+                in_use: prefix.carrier.is_some_and(|carrier| carrier.node == view.holder.node),
+                fit: view.fitness == Fitness::Fit,
+            };
+            prefix.holders.iter().map(gateway).collect::<Vec<_>>()
+        };
+        self.engine.shared_prefixes(now).iter().flat_map(of).collect()
     }
 
     fn prefix_status(&self, prefix: &SharedPrefix, now: Instant, wall: UnixTime) -> SharedPrefixStatus {
@@ -161,6 +180,7 @@ impl Driver {
 
     /// What is to be known of gateways: that this one is drained, and prefixes that nobody serves as wanted.
     pub(super) fn gateway_problems(&self, problems: &mut Vec<Problem>) {
+        self.check_problems(problems);
         let mut add = |gravity, message: String, advice: &str, since| {
             let (kind, advice) = ("gateway".into(), advice.into());
             problems.push(Problem { gravity, kind, peer: None, message, advice, since });

@@ -45,6 +45,8 @@ impl Driver {
             now,
             per_link: self.config.metrics.per_link,
             forwards: self.forwards.snapshots(),
+            gateways: self.gateway_snapshots(now),
+            gateway_checks: self.gateways.checks.snapshots(),
             firing: self.alerts.firing(),
             receivers: self
                 .alerts

@@ -7,6 +7,7 @@
 
 mod alerts;
 mod backend;
+mod checks;
 mod commands;
 pub mod config_files;
 mod confinement;

@@ -179,6 +179,7 @@ impl Driver {
             pages.serve(&new);
         }
         self.configure_alerts(&new, now, wall);
+        self.apply_checks(&new);
         self.take_config(new);
         self.publish_names();
         self.take_lockdown();

@@ -336,6 +336,7 @@ async fn serve(
     let host = Arc::clone(driver.links.host());
     driver.dataplane = Some(Dataplane::start(ports, &table, &host, &senders, habits)?);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
+    driver.start_checks(commands.clone());
     let backend = Arc::new(LocalBackend::new(commands));
     let mut pages = Pages::new(Arc::clone(&backend), driver.engine.certificate().certificate());
     pages.serve(&driver.config);

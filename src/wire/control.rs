@@ -407,8 +407,12 @@ mod tests {
             ControlMessage::Holding(Holding { number: 5 }),
             ControlMessage::RowRequest(RowRequest { number: 5 }),
             ControlMessage::Row(Row { number: 5, part: 0, parts: 2, cell_len: 14, cells: vec![7; 28] }),
-            ControlMessage::GatewayState(GatewayState { sequence: 7, drained: true }),
-            ControlMessage::GatewayHeard(GatewayHeard { sequence: u64::MAX, drained: false }),
+            ControlMessage::GatewayState(GatewayState {
+                sequence: 7,
+                drained: true,
+                failing: Some(["10.20.0.0/16".parse().unwrap()].into_iter().collect()),
+            }),
+            ControlMessage::GatewayHeard(GatewayHeard { sequence: u64::MAX, drained: false, failing: None }),
             ControlMessage::HybridPart(HybridPart { number: 5, part: 1, odd: true, bytes: vec![7; HybridPart::LEN] }),
             ControlMessage::HybridReply(HybridReply { number: 5, ciphertext: vec![7; 1_088], share: vec![8; 32] }),
         ]

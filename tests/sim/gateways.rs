@@ -1,8 +1,11 @@
 //! Two gateways in front of one network: how long the others send into the void when one of them goes, and where they send then.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use meshd::config::GatewayCheck;
+use meshd::control::check::Check;
 use meshd::control::gateway::{Cause, RETURN_AFTER};
 use meshd::control::output::Event;
 use meshd::time::Instant;
@@ -193,4 +196,85 @@ fn loss_and_the_node_s_own_uplink_move_nothing() {
     let minutes = seeds.count() * CLIENTS.len() * 2;
     println!("1% loss each way for {minutes} minutes of a client's: {moved} switches");
     assert!(moved <= 1, "{moved}");
+}
+
+/// The gateway's own link to what lies behind it is cut, at a moment between two looks of the usual check: none is answered from
+/// now on. Returns once the gateway says so.
+fn cut_behind(mesh: &mut Mesh, gateway: usize) {
+    let mut check = Check::new(1, GatewayCheck::TRIES);
+    check.looked(0, true);
+    let interval = GatewayCheck::INTERVAL.as_nanos() as u64;
+    let moment = (u64::from(mesh.net.rng.next_u32()) * interval) >> 32;
+    mesh.run(Duration::from_nanos(moment));
+    let failed = |_: &u8| {
+        mesh.run(GatewayCheck::INTERVAL);
+        check.looked(0, false) == Some(true)
+    };
+    let looks = (1..=20).find(failed).expect("it fails");
+    assert_eq!(looks, GatewayCheck::TRIES);
+    say(mesh, gateway, true);
+}
+
+/// Has a gateway say that its check fails, or that it does not any more.
+fn say(mesh: &mut Mesh, gateway: usize, failing: bool) {
+    let now = mesh.now;
+    let failing = BTreeSet::from_iter(failing.then(network));
+    mesh.command(gateway, |engine| engine.set_failing(failing, now));
+}
+
+#[test]
+fn a_gateway_whose_own_network_is_gone_is_left_within_the_bound() {
+    let mut all = Vec::new();
+    for seed in SEEDS {
+        let mut mesh = pair(seed);
+        mesh.net.loss = 10;
+        let [first, second] = GATEWAYS;
+        let (cut, since) = (mesh.now, mesh.now);
+        cut_behind(&mut mesh, first);
+        let said = mesh.now.saturating_since(cut);
+        all.extend(times(&mut mesh, second).into_iter().map(|heard| said + heard));
+        // The other one's is, too: it is what lies there, and nothing is gained by another change.
+        say(&mut mesh, second, true);
+        mesh.run(Duration::from_secs(20));
+        // It alone comes back, drained or not: one that serves goes before one that does not.
+        say(&mut mesh, first, false);
+        let took = times(&mut mesh, first);
+        assert!(took.iter().all(|took| *took <= BOUND), "seed {seed}: {took:?}");
+        for client in CLIENTS {
+            assert_eq!(switches(&mesh, client, since), [Cause::Health, Cause::Health], "seed {seed}");
+        }
+    }
+    report("link behind the gateway cut, 1% loss", all);
+}
+
+#[test]
+fn a_check_that_flaps_moves_the_flows_once_and_back_after_minutes() {
+    for seed in SEEDS.take(3) {
+        let mut mesh = pair(seed);
+        let since = mesh.now;
+        for _ in 0..10 {
+            say(&mut mesh, GATEWAYS[0], true);
+            mesh.run(Duration::from_secs(5));
+            say(&mut mesh, GATEWAYS[0], false);
+            mesh.run(Duration::from_secs(20));
+        }
+        for client in CLIENTS {
+            assert_eq!(switches(&mesh, client, since), [Cause::Health], "seed {seed}: no flapping back");
+        }
+        assert!(mesh.run_until(RETURN_AFTER, |mesh| carried_by(mesh, GATEWAYS[0])), "seed {seed}");
+        for client in CLIENTS {
+            assert_eq!(switches(&mesh, client, since), [Cause::Health, Cause::Priority], "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_check_that_fails_outlives_a_restart_of_those_who_heard_it() {
+    let mut mesh = pair(SEEDS.start);
+    let [first, second] = GATEWAYS;
+    say(&mut mesh, first, true);
+    times(&mut mesh, second);
+    mesh.kill(CLIENTS[1]);
+    mesh.start(CLIENTS[1]);
+    assert!(mesh.run_until(Duration::from_secs(20), |mesh| carried_by(mesh, second)), "it is told again");
 }

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::{Snapshot, Traffic, forwards, links, sites};
+use super::{Snapshot, Traffic, forwards, gateways, links, sites};
 use crate::telemetry::DelayHistogram;
 use crate::telemetry::alert::Health;
 use crate::time::UnixTime;
@@ -92,6 +92,7 @@ impl Collector for Snapshot {
         let mut families = Families(encoder);
         self.encode_node(&mut families)?;
         forwards::encode(self, &mut families)?;
+        gateways::encode(self, &mut families)?;
         links::encode(self, &mut families)?;
         sites::encode(self, &mut families)
     }

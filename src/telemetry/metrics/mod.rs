@@ -6,6 +6,7 @@
 
 mod exposition;
 mod forwards;
+mod gateways;
 mod links;
 mod plain;
 mod sites;
@@ -14,7 +15,10 @@ mod snapshot;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-pub use snapshot::{ForwardSnapshot, ForwardTargetSnapshot, LinkSnapshot, ReceiverSnapshot, Snapshot, Traffic};
+pub use snapshot::{
+    ForwardSnapshot, ForwardTargetSnapshot, GatewayCheckSnapshot, GatewaySnapshot, LinkSnapshot, ReceiverSnapshot,
+    Snapshot, Traffic,
+};
 
 /// The formats that a monitor may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

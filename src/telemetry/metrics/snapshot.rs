@@ -45,6 +45,10 @@ pub struct Snapshot {
     pub probe_lag: DelayHistogram,
     /// The forwards, in the order of their names.
     pub forwards: Vec<ForwardSnapshot>,
+    /// The gateways of the shared prefixes, prefix by prefix.
+    pub gateways: Vec<GatewaySnapshot>,
+    /// What this node looks at behind itself.
+    pub gateway_checks: Vec<GatewayCheckSnapshot>,
     /// How unwell this node is, from 0 to 7.
     pub health: u8,
     /// How often this host's clock was set since the daemon started.
@@ -109,6 +113,30 @@ pub struct ForwardTargetSnapshot {
     pub bytes: [u64; 2],
     /// How long it took to connect.
     pub connects: DelayHistogram,
+}
+
+/// A gateway of a shared prefix at one moment.
+#[derive(Clone, Debug)]
+pub struct GatewaySnapshot {
+    /// The prefix.
+    pub prefix: String,
+    /// The gateway's name.
+    pub name: String,
+    /// Whether this node sends by it.
+    pub in_use: bool,
+    /// Whether it serves.
+    pub fit: bool,
+}
+
+/// Something that this node looks at behind itself, at one moment.
+#[derive(Clone, Debug)]
+pub struct GatewayCheckSnapshot {
+    /// The prefix whose check it belongs to.
+    pub prefix: String,
+    /// The target as the configuration writes it.
+    pub target: String,
+    /// Whether it answers; `None` before enough is known.
+    pub up: Option<bool>,
 }
 
 /// One link at one moment.

@@ -71,6 +71,21 @@ fn snapshot() -> Snapshot {
             refused: 3,
             targets: [("db1:3306", Some(true), true), ("db2:3306", None, false)].map(target).into(),
         }],
+        gateways: [("gw1", false), ("gw2", true)]
+            .map(|(name, in_use)| GatewaySnapshot {
+                prefix: "10.20.0.0/16".to_owned(),
+                name: name.to_owned(),
+                in_use,
+                fit: in_use,
+            })
+            .into(),
+        gateway_checks: [("10.30.0.5:3306", Some(false)), ("10.30.0.6", None)]
+            .map(|(target, up)| GatewayCheckSnapshot {
+                prefix: "10.30.0.0/16".to_owned(),
+                target: target.to_owned(),
+                up,
+            })
+            .into(),
         health: 1,
         clock_steps: 2,
         history_bytes: Some(4_096),
@@ -126,10 +141,14 @@ fn a_link_is_told_in_both_formats() {
         "meshd_forward_connect_seconds_sum{forward=\"orders\",target=\"db1:3306\"} 0.002",
         "meshd_forward_target_in_use{forward=\"orders\",target=\"db2:3306\"} 0.0",
         "meshd_forward_target_up{forward=\"orders\",target=\"db1:3306\"} 1.0",
+        "meshd_gateway_in_use{prefix=\"10.20.0.0/16\",gateway=\"gw2\"} 1.0",
+        "meshd_gateway_fit{prefix=\"10.20.0.0/16\",gateway=\"gw1\"} 0.0",
+        "meshd_gateway_check_up{prefix=\"10.30.0.0/16\",target=\"10.30.0.5:3306\"} 0.0",
     ] {
         assert!(open.lines().any(|found| found == line), "{line} in {open}");
     }
     assert!(!open.contains("meshd_forward_target_up{forward=\"orders\",target=\"db2:3306\"}"), "nobody looked yet");
+    assert!(!open.contains("target=\"10.30.0.6\""), "nor here");
     let plain = render(snapshot(), Format::Plain);
     for line in ["# TYPE meshd_link_data_bytes_total counter", "# TYPE meshd_build_info gauge"] {
         assert!(plain.lines().any(|found| found == line), "{line} in {plain}");
