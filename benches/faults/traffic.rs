@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
+use crate::echo;
 use crate::lab::error::Context;
 use crate::lab::{Host, Result};
 
@@ -77,7 +78,7 @@ impl Traffic {
         let connect = || crate::lab::flow::connect(IpAddr::V4(addresses[0]), there);
         let near_end = near.enter(connect).context(&what)?;
         let (far_end, _) = listener.accept().context(&what)?;
-        let echo = open_echo(near)?;
+        let asking = echo::open(near)?;
         let copies = |end: &TcpStream| Ok([end.try_clone()?, end.try_clone()?]);
         let [near_copies, far_copies] =
             [copies(&near_end), copies(&far_end)].map(|copies: std::io::Result<_>| copies.context(&what));
@@ -97,7 +98,7 @@ impl Traffic {
             traffic.threads.push(thread::spawn(move || write(writer, &over)));
         }
         let (arrivals, over) = (traffic.echoes.clone(), Arc::clone(&traffic.over));
-        traffic.threads.push(thread::spawn(move || ask(&echo, addresses[1], &arrivals, &over)));
+        traffic.threads.push(thread::spawn(move || ask(&asking, addresses[1], &arrivals, &over)));
         Ok(traffic)
     }
 
@@ -125,13 +126,6 @@ impl Drop for Traffic {
             let _ = thread.join();
         }
     }
-}
-
-fn open_echo(host: &Host) -> Result<Socket> {
-    // The kernel numbers the requests of such a socket and gives it the replies to them alone.
-    host.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
-    let open = || Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::ICMPV4));
-    host.enter(open).context("open an echo socket")
 }
 
 fn ask(socket: &Socket, target: Ipv4Addr, arrivals: &Arrivals, over: &AtomicBool) {

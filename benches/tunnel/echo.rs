@@ -25,12 +25,17 @@ const REQUEST: usize = 64;
 /// # Errors
 /// Where the host's kernel gives no echo sockets.
 pub fn run(host: &Host, target: Ipv4Addr, count: u16, interval: Duration) -> Result<Sample> {
-    // The kernel numbers the requests of such a socket and gives it the replies to them alone.
+    ask(&open(host)?, target, count, interval)
+}
+
+/// Opens an echo socket in a host: the kernel numbers its requests and gives it the replies to them alone.
+///
+/// # Errors
+/// Where the host's kernel gives none.
+pub fn open(host: &Host) -> Result<Socket> {
     host.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
-    host.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::ICMPV4));
-        ask(&socket.context("open an echo socket")?, target, count, interval)
-    })
+    let open = || Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::ICMPV4));
+    host.enter(open).context("open an echo socket")
 }
 
 fn ask(socket: &Socket, target: Ipv4Addr, count: u16, interval: Duration) -> Result<Sample> {

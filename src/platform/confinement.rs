@@ -138,6 +138,7 @@ fn reached(status: &RestrictionStatus) -> Confined {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_process::in_process;
     use super::*;
     use std::io::ErrorKind::PermissionDenied;
     use std::net::{TcpListener, TcpStream};
@@ -157,14 +158,7 @@ mod tests {
         if !kernel_has_it() {
             return;
         }
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "platform::confinement::tests::in_a_process_of_its_own", "--ignored", "--nocapture"])
-            .env_remove(VARIABLE)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success(), "{text}");
-        assert!(text.contains("1 passed"), "the child did not run its test: {text}");
+        in_process("platform::confinement::tests::in_a_process_of_its_own", Some(VARIABLE));
     }
 
     #[test]

@@ -56,3 +56,5 @@ pub mod wake;
 pub(crate) mod test_device;
 #[cfg(test)]
 pub(crate) mod test_namespace;
+#[cfg(test)]
+mod test_process;

@@ -207,18 +207,13 @@ fn drop_bounding(kept: u64) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_process::in_process;
     use super::*;
 
     /// Runs the ignored test below in a process of its own, since what it does cannot be undone.
     #[test]
     fn what_is_given_up_is_gone() {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "platform::privileges::tests::in_a_process_of_its_own", "--ignored", "--nocapture"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success(), "{text}");
-        assert!(text.contains("1 passed"), "the child did not run its test: {text}");
+        in_process("platform::privileges::tests::in_a_process_of_its_own", None);
     }
 
     #[test]
