@@ -161,9 +161,9 @@ impl State {
         let mtu = self.options.mtu;
         // What the daemons say to each other is not held back by a missing key: it is how they come to one.
         let among_us = self.required && overlay::is_reserved(packet);
+        let free = !self.is_holding(now) && (among_us || self.held.is_empty());
         let session = if among_us { self.current(now) } else { self.current_for_data(now) };
-        let serves = session.is_some() && !self.is_holding(now) && (among_us || self.held.is_empty());
-        if serves && let Some(session) = self.current(now) {
+        if let Some(session) = session.filter(|_| free) {
             let length = session.seal(packet, mtu, out)?;
             if now >= session.rekey_at || session.sent >= REKEY_AFTER_MESSAGES {
                 self.deadline = self.deadline.min(now);
