@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rand_core::OsRng;
+use zeroize::Zeroizing;
+
 use super::exit::{Exit, Failure};
 use super::passphrase;
 use crate::config::{ledger_beside, ledger_lock};
-use crate::identity::{Authority, AuthorityFile, AuthorityFileError, Ledger, LedgerError};
+use crate::identity::{Authority, AuthorityFile, AuthorityFileError, Ledger, LedgerError, PassphraseCost};
 use crate::platform::file::{self, FileError, Lock};
 
 /// Bytes of an authority's key file at most.
@@ -16,6 +19,20 @@ const LEDGER_LIMIT: u64 = Ledger::MAX_ENTRIES as u64 * 1_000;
 /// How often and how long a lock is waited for: whoever holds it writes one file.
 const LOCK_ATTEMPTS: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A new authority's key as it is written: under the passphrase of a file, under one that is asked for, or open.
+///
+/// # Errors
+/// The passphrase cannot be had.
+pub fn armored(authority: &Authority, passphrase_file: Option<&Path>, ask: bool) -> Result<Zeroizing<String>, Failure> {
+    let passphrase = match passphrase_file {
+        Some(path) => passphrase::from_file(path)?,
+        None if ask => passphrase::choose("passphrase for the authority's key")?,
+        None => return Ok(authority.to_armor()),
+    };
+    let armor = authority.to_protected_armor(&passphrase, PassphraseCost::STANDARD, &mut OsRng);
+    armor.map_err(|error| Failure::failed(error.to_string()))
+}
 
 /// An authority with its ledger, locked against every other user of the ledger until dropped.
 pub struct OpenAuthority {

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use rand_core::OsRng;
 
 use super::args::InitArgs;
+use super::authority::armored;
 use super::context::Context;
 use super::exit::Failure;
 use super::new_files::NewFiles;
-use super::passphrase;
 use crate::api::SCHEMA;
 use crate::config::{Config, DEFAULT_PORT, Files, Mesh, directory_of, ledger_beside};
 use crate::identity::{
-    Admission, Authority, Ledger, NodeId, NodeKeys, PassphraseCost, Permissions, SignedCertificate, Term, TrustAnchor,
-    Wish,
+    Admission, Authority, Ledger, NodeId, NodeKeys, Permissions, SignedCertificate, Term, TrustAnchor, Wish,
 };
 use crate::platform::clock;
 
@@ -39,7 +38,8 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     // The arguments may break a rule of the file, such as an endpoint nobody can send to.
     Config::parse(&text, &config_path)?;
 
-    new.private(&key_path, founded.authority_armor(args)?.as_bytes())?;
+    let armor = armored(&founded.authority, args.authority_passphrase_file.as_deref(), args.ask_passphrase)?;
+    new.private(&key_path, armor.as_bytes())?;
     new.private(&ledger_path, founded.ledger.to_text().as_bytes())?;
     new.private(&files.identity, founded.keys.to_armor().as_bytes())?;
     new.public(&files.certificate, founded.certificate.to_armor().as_bytes())?;
@@ -79,19 +79,6 @@ fn found(args: &InitArgs) -> Result<Founded, Failure> {
         .issue(&admission, &keys.public(), &term)
         .map_err(|error| Failure::failed(format!("cannot issue this node's certificate: {error}")))?;
     Ok(Founded { authority, ledger, keys, certificate, admission })
-}
-
-impl Founded {
-    fn authority_armor(&self, args: &InitArgs) -> Result<zeroize::Zeroizing<String>, Failure> {
-        let passphrase = match &args.authority_passphrase_file {
-            Some(path) => passphrase::from_file(path)?,
-            None if args.ask_passphrase => passphrase::choose("passphrase for the authority's key")?,
-            None => return Ok(self.authority.to_armor()),
-        };
-        self.authority
-            .to_protected_armor(&passphrase, PassphraseCost::STANDARD, &mut OsRng)
-            .map_err(|error| Failure::failed(error.to_string()))
-    }
 }
 
 /// The mesh section of a node's configuration.

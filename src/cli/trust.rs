@@ -9,19 +9,16 @@ use clap::{Args, Subcommand};
 use rand_core::OsRng;
 use serde_json::json;
 
-use super::authority::OpenAuthority;
+use super::authority::{OpenAuthority, armored};
 use super::context::{Context, read_config};
 use super::exit::{Exit, Failure};
 use super::new_files::NewFiles;
 use super::output::{HEADING, STRONG};
-use super::passphrase;
 use super::quantity;
 use super::table::{Align, Cell, Table};
 use crate::api::{Certificates, CertificatesRequest, SCHEMA};
 use crate::config::ledger_beside;
-use crate::identity::{
-    Authority, Ledger, NodeName, PassphraseCost, SignedCertificate, SigningSecret, Term, TrustAnchor, Wish,
-};
+use crate::identity::{Authority, Ledger, NodeName, SignedCertificate, SigningSecret, Term, TrustAnchor, Wish};
 use crate::platform::clock;
 use crate::time::UnixTime;
 
@@ -154,18 +151,7 @@ async fn new(context: &Context, args: &NewArgs) -> Result<(), Failure> {
         let wish = Wish::again(certificate, certificate.not_after);
         ledger.admit(&wish, certificate.node, authority.anchor(), now)?;
     }
-    let armor = match &args.passphrase_file {
-        None if !args.ask_passphrase => authority.to_armor(),
-        file => {
-            let passphrase = match file {
-                Some(path) => passphrase::from_file(path)?,
-                None => passphrase::choose("passphrase for the authority's key")?,
-            };
-            authority
-                .to_protected_armor(&passphrase, PassphraseCost::STANDARD, &mut OsRng)
-                .map_err(|error| Failure::failed(error.to_string()))?
-        }
-    };
+    let armor = armored(&authority, args.passphrase_file.as_deref(), args.ask_passphrase)?;
     files.private(&args.file, armor.as_bytes())?;
     files.private(&ledger_path, ledger.to_text().as_bytes())?;
     let written = files.keep();
